@@ -1,0 +1,36 @@
+"""What otlabel raises and warns with."""
+
+
+class InfeasibleProblemError(ValueError):
+    """No plan can meet the marginals: the allowed entries cannot carry the mass asked for."""
+
+
+class ConvergenceError(RuntimeError):
+    """The solver missed its tolerance and was told to raise (`on_failure="raise"`)."""
+
+
+class ConvergenceWarning(UserWarning):
+    """The solver missed its tolerance; `LabelResult.marginal_error` says by how much."""
+
+
+class NumericalWarning(UserWarning):
+    """The tolerance asked for is below what the number format can show."""
+
+
+def require(condition: object, message: str, *values: object) -> None:
+    """Raise a ValueError with `message` (its braces filled from `values`) unless `condition` holds."""
+    if not condition:
+        raise ValueError(message.format(*values))
+
+
+def require_number(value: object, name: str, advice: str) -> None:
+    """Raise a TypeError unless `value` is a Python number (a bool is none)."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"`{name}` must be a number, got {type(value).__name__}. {advice}")
+
+
+def require_count(value: object, name: str, advice: str) -> None:
+    """Raise unless `value` is an integer of at least 1."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"`{name}` must be an integer, got {type(value).__name__}. {advice}")
+    require(value >= 1, "`{}` must be at least 1, got {}. {}", name, value, advice)
