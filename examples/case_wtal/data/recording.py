@@ -89,7 +89,9 @@ class LocalizationData:
                 )
         names = [recording.name for recording in (*self.train, *self.test)]
         if len(set(names)) != len(names):
-            raise ValueError(f"recordings of {self.name!r} must have unique names, got {len(names) - len(set(names))} twice.")
+            raise ValueError(
+                f"recordings of {self.name!r} must have unique names, got {len(names) - len(set(names))} twice."
+            )
 
     @property
     def stream_widths(self) -> dict[str, int]:

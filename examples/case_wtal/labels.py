@@ -1,0 +1,91 @@
+"""Pseudo-labels of CASE. The only file of the example that calls otlabel, and only by its public names."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from examples.case_wtal.config import LabelConfig
+from otlabel import Sinkhorn, marginals, priors, sinkhorn_label, sinkhorn_marginal_label, sinkhorn_prior_label
+
+
+def solver_of(config: LabelConfig) -> Sinkhorn:
+    """Solver settings; a missed tolerance is reported by the caller's log, not by a warning at every step."""
+    return Sinkhorn(max_iter=config.max_iter, tol=config.tol, on_failure="ignore")
+
+
+def snippet_labels(
+    cluster_cosines: Sequence[Tensor], attention: Tensor, cluster_foreground: Tensor, config: LabelConfig
+) -> Tensor:
+    """Labels Q^S of snippets over clusters, shared by the streams (eqs. 7-12, 17).
+
+    Args:
+        cluster_cosines: Of each stream, shape (N, K); N counts valid snippets only. Streams are averaged, as the
+            released program does with its logits.
+        attention: Mean attention of the streams, shape (N,); its rank is the snippet's position in the prior.
+        cluster_foreground: Q^C[:, foreground] of the previous iteration, shape (K,).
+        config: Settings.
+
+    Returns:
+        Shape (N, K), rows sum to one, clusters get equal shares up to `config.tol`.
+    """
+    with torch.no_grad():
+        scores = torch.stack(tuple(cluster_cosines)).mean(dim=0)
+        if config.prior == "none":
+            return sinkhorn_label(scores, epsilon=config.epsilon, solver=solver_of(config)).labels
+        return sinkhorn_prior_label(
+            scores,
+            log_prior=snippet_log_prior(attention, cluster_foreground, config),
+            prior_weight=config.prior_weight,
+            epsilon=config.epsilon,
+            solver=solver_of(config),
+        ).labels
+
+
+def snippet_log_prior(attention: Tensor, cluster_foreground: Tensor, config: LabelConfig) -> Tensor:
+    """Log of the prior Q_prior[n, k], Gaussian in (position of snippet n - foreground of cluster k) (eq. 11)."""
+    if config.prior == "attention":
+        return ((attention[:, None] - cluster_foreground) / config.sigma).square() / -2
+    return priors.gaussian_rank_prior(
+        attention,
+        cluster_foreground,
+        sigma=config.sigma,
+        order_preserving=config.order_preserving,
+        rank=config.rank,
+    )
+
+
+def cluster_labels(prototype_cosines: Sequence[Tensor], foreground: Tensor, config: LabelConfig) -> Tensor:
+    """Labels Q^C of clusters over {foreground, background}, shared by the streams (eqs. 13, 19).
+
+    Args:
+        prototype_cosines: Of each stream, cosine of cluster and foreground/background prototypes, shape (K, 2).
+        foreground: Foreground pseudo-label Q^A of each valid snippet, shape (N,); its mean is the marginal.
+        config: Settings.
+
+    Returns:
+        Shape (K, 2), rows sum to one.
+    """
+    with torch.no_grad():
+        scores = torch.stack(tuple(prototype_cosines)).mean(dim=0)
+        share = marginals.uniform(2, dtype=scores.dtype, device=scores.device)
+        if config.cluster_marginal == "empirical":
+            share = marginals.empirical(torch.stack((foreground, 1 - foreground), dim=-1).to(scores.dtype))
+        return sinkhorn_marginal_label(scores, share, epsilon=config.epsilon, solver=solver_of(config)).labels
+
+
+def prototype_cosine(embedding: Tensor, snippet_label: Tensor, foreground: Tensor) -> Tensor:
+    """Cosine of each cluster's prototype with those of foreground and background (eqs. 4-6), shape (K, 2).
+
+    Prototypes are label-weighted means of the embeddings; gradient flows through the embeddings only.
+
+    Args:
+        embedding: Shape (N, H).
+        snippet_label: Q^S, shape (N, K).
+        foreground: Q^A, shape (N,).
+    """
+    sides = torch.stack((foreground, 1 - foreground), dim=-1).to(embedding.dtype)
+    # Sums instead of means: only directions matter, and an empty side then gives cosine 0 instead of NaN.
+    clusters = F.normalize(snippet_label.T @ embedding, dim=-1)
+    return clusters @ F.normalize(sides.T @ embedding, dim=-1).T
