@@ -1,4 +1,6 @@
-"""What otlabel raises and warns with."""
+"""What otlabel raises and warns with, and the checks that more than one module makes."""
+
+from torch import Tensor
 
 
 class InfeasibleProblemError(ValueError):
@@ -27,6 +29,12 @@ def require_number(value: object, name: str, advice: str) -> None:
     """Raise a TypeError unless `value` is a Python number (a bool is none)."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         raise TypeError(f"`{name}` must be a number, got {type(value).__name__}. {advice}")
+    require(
+        isinstance(value, float) or abs(value) < 2**1000,
+        "`{}` must be finite, got an integer too large. {}",
+        name,
+        advice,
+    )
 
 
 def require_count(value: object, name: str, advice: str) -> None:
@@ -34,3 +42,22 @@ def require_count(value: object, name: str, advice: str) -> None:
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"`{name}` must be an integer, got {type(value).__name__}. {advice}")
     require(value >= 1, "`{}` must be at least 1, got {}. {}", name, value, advice)
+
+
+def require_numbers(value: object, name: str) -> None:
+    """Raise a TypeError unless `value` is a tensor of real numbers (bool and integers included)."""
+    if not isinstance(value, Tensor) or value.is_complex():
+        got = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"`{name}` must be a torch.Tensor of real numbers, got {got}. Convert it.")
+
+
+def require_beside(value: Tensor, name: str, other: Tensor, other_name: str) -> None:
+    """Raise unless both tensors are on one device."""
+    require(
+        value.device == other.device,
+        "`{}` must be on the device {} of `{}`, got {}. Move either with `.to`.",
+        name,
+        other.device,
+        other_name,
+        value.device,
+    )

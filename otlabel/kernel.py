@@ -15,17 +15,18 @@ from torch import Tensor
 # Entries of one block: small enough to stay in a core's cache as float64, large enough to hide the cost of a call.
 CPU_BLOCK_ENTRIES = 2**17
 CUDA_BLOCK_ENTRIES = 2**26
-# Entries up to which iterations keep the exponentials (8 MiB), and iterations for which they are kept. Duals move by at
-# most log(1 / (smallest weight x proportion)) in one, so ten stay far from float64's range of exp(+-700).
+# Entries up to which iterations keep the exponentials (8 MiB), iterations for which they are kept at most, and how far
+# duals may move meanwhile: float64 holds exp(+-700).
 ABSORBED_ENTRIES = 2**20
 ABSORBED_STEPS = 10
+ABSORBED_SPREAD = 600.0
 
 
 @dataclass(frozen=True)
 class DenseKernel:
     """Scores in memory, one problem per leading index.
 
-    A solver sees three verbs: `column_step` and `row_step` of Sinkhorn's iteration, and `labels` at the end. All duals
+    A solver sees three verbs: `column_step` and `row_step` of Sinkhorn's iteration, and `finish` at the end. All duals
     and masses are float64.
     """
 
@@ -60,19 +61,29 @@ class DenseKernel:
             mass += (block * scale[..., None]).sum(dim=-2)
         return log_u, mass
 
-    def row_steps(self) -> "RowSteps":
+    def row_steps(self, log_marginal: Float[Tensor, "b k"]) -> "RowSteps":
         """`row_step` for a loop: the same answers up to rounding, cheaper for problems that fit in cache."""
-        return RowSteps(self)
+        return RowSteps(self, log_marginal)
 
-    def labels(self, log_v: Float[Tensor, "b k"]) -> Float[Tensor, "b n k"]:
-        """Softmax of each row of `L + log_v`; rows that no class may take are zero."""
-        labels = torch.empty_like(
-            self.scores, dtype=label_dtype(self.scores.dtype), memory_format=torch.contiguous_format
-        )
+    def finish(
+        self, log_v: Float[Tensor, "b k"]
+    ) -> tuple[Float[Tensor, "b n k"], Float[Tensor, "b n"], Float[Tensor, "b k"]]:
+        """A last `row_step`, with the labels: softmax of each row of `L + log_v`, zero where no class may take it.
+
+        Returns:
+            Labels, and what `row_step` returns.
+        """
+        dtype = label_dtype(self.scores.dtype)
+        labels = torch.empty_like(self.scores, dtype=dtype, memory_format=torch.contiguous_format)
+        log_u = torch.empty_like(self.log_weight)
+        mass = torch.zeros_like(log_v)
         for rows in self._blocks():
-            block, _, row_sum = self._exp_block(rows, log_v)
-            labels[:, rows] = block.div_(row_sum.clamp_min(torch.finfo(torch.float64).tiny)[..., None])
-        return labels
+            block, row_max, row_sum = self._exp_block(rows, log_v)
+            log_u[:, rows], _ = _row_scaling(self.log_weight[:, rows], row_max, row_sum)
+            block.div_(row_sum.clamp_min(torch.finfo(torch.float64).tiny)[..., None])
+            labels[:, rows] = block
+            mass += block.mul_(self.log_weight[:, rows].exp()[..., None]).sum(dim=-2)
+        return labels, log_u, mass
 
     def _blocks(self) -> Iterator[slice]:
         batch, n, k = self.scores.shape
@@ -104,24 +115,29 @@ class RowSteps:
     """Repeated `row_step`, with the kernel absorbed at some duals v0: E = exp(L + v0 - row_max), entries in [0, 1].
 
     A step at v is then two products with E, r = E w and E' (a / r) with w = exp(v - v0), and no exponential of the
-    scores; E is made anew every ABSORBED_STEPS steps, which keeps w and the entries that underflowed in E harmless.
+    scores. A step moves the duals by at most log(1 / (smallest weight x smallest proportion)); E is made anew before
+    that adds up to ABSORBED_SPREAD, which keeps w finite and the entries that underflowed in E negligible.
     """
 
-    def __init__(self, kernel: DenseKernel) -> None:
+    def __init__(self, kernel: DenseKernel, log_marginal: Float[Tensor, "b k"]) -> None:
         self.kernel = kernel
         self.absorbs = kernel.scores.numel() <= ABSORBED_ENTRIES
-        self.age = ABSORBED_STEPS
+        masses = (kernel.log_weight, log_marginal)
+        movement = -sum(log_mass[log_mass > -torch.inf].min().item() for log_mass in masses)
+        self.steps = max(1, min(ABSORBED_STEPS, int(ABSORBED_SPREAD / max(movement, 1.0))))
+        self.age = self.steps
 
     def __call__(self, log_v: Float[Tensor, "b k"]) -> tuple[Float[Tensor, "b n"], Float[Tensor, "b k"]]:
         """See `DenseKernel.row_step`."""
         if not self.absorbs:
             return self.kernel.row_step(log_v)
-        if self.age == ABSORBED_STEPS:
+        if self.age == self.steps:
             self.block, self.row_max, _ = self.kernel._exp_block(slice(None), log_v)
             self.log_v, self.age = log_v, 0
         self.age += 1
-        # Classes without mass have log_v = -inf and an empty column; any finite factor will do there.
-        factor = (log_v - self.log_v).nan_to_num(nan=0.0).exp()
+        # Classes without mass have log_v = -inf and an empty column; any finite factor will do there. The clamp acts on
+        # problems without a solution only, whose duals run away.
+        factor = (log_v - self.log_v).nan_to_num(nan=0.0).clamp(-ABSORBED_SPREAD, ABSORBED_SPREAD).exp()
         row_sum = torch.matmul(self.block, factor[..., None]).squeeze(-1)
         log_u, scale = _row_scaling(self.kernel.log_weight, self.row_max, row_sum)
         return log_u, factor * torch.matmul(scale[:, None, :], self.block).squeeze(-2)

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Real
 from torch import Tensor
 
-from otlabel.errors import require, require_count, require_number
+from otlabel.errors import require, require_beside, require_count, require_number, require_numbers
 
 
 def uniform(
@@ -21,7 +21,7 @@ def uniform(
         `1 / k` for each class, shape (k,).
 
     Raises:
-        TypeError: If `k` is not an integer.
+        TypeError: If `k` is not an integer or `dtype` not floating.
         ValueError: If `k` is below 1.
 
     Example:
@@ -29,6 +29,7 @@ def uniform(
         tensor([0.2500, 0.2500, 0.2500, 0.2500])
     """
     require_count(k, "k", "Pass the number of classes.")
+    _require_floating(dtype)
     return torch.full((k,), 1.0 / k, dtype=dtype, device=device)
 
 
@@ -50,25 +51,26 @@ def from_counts(counts: Real[Tensor, "*batch k"], *, smoothing: float = 0.0) -> 
         >>> from_counts(torch.tensor([6, 3, 0]), smoothing=1)
         tensor([0.5833, 0.3333, 0.0833])
     """
-    _require_numbers(counts, "counts")
+    require_numbers(counts, "counts")
     require_number(smoothing, "smoothing", "Pass 0 for none.")
     require(
         0 <= smoothing < torch.inf,
         "`smoothing` must be finite and at least 0, got {}. Pass 0 for none.",
         smoothing,
     )
-    mass = _as_float(counts) + smoothing
+    smallest, largest = _range(counts)
     require(
-        bool(torch.isfinite(mass).all() and (mass >= 0).all()),
+        0 <= smallest <= largest < torch.inf,
         "`counts` must be finite and non-negative, got values from {:g} to {:g}. Remove the broken entries.",
-        *_range(counts),
+        smallest,
+        largest,
     )
-    total = mass.sum(dim=-1, keepdim=True)
+    mass = counts.detach().to(torch.float64) + smoothing
     require(
-        bool((total > 0).all()),
+        mass.ndim >= 1 and bool((mass > 0).any(dim=-1).all()),
         "`counts` must not sum to zero, got a sum of 0. Count something first, or set `smoothing` above 0.",
     )
-    return mass / total
+    return _shares(mass, counts.dtype)
 
 
 def empirical(
@@ -93,7 +95,7 @@ def empirical(
         >>> empirical(torch.tensor([[1.0, 0.0], [0.5, 0.5]]))
         tensor([0.7500, 0.2500])
     """
-    _require_numbers(labels, "labels")
+    require_numbers(labels, "labels")
     if not labels.is_floating_point():
         raise TypeError(
             f"`labels` must be floating, got {labels.dtype}. "
@@ -104,29 +106,37 @@ def empirical(
         "`labels` must have shape (*batch, n, k), got {}. Add a dimension: rows are samples, columns classes.",
         tuple(labels.shape),
     )
-    mass = _as_float(labels)
+    smallest, largest = _range(labels)
+    require(
+        0 <= smallest <= largest < torch.inf,
+        "`labels` must be finite and non-negative, got values from {:g} to {:g}. Pass probabilities, not logits.",
+        smallest,
+        largest,
+    )
+    mass = labels.detach().to(torch.float64)
     if sample_weight is not None:
-        _require_numbers(sample_weight, "sample_weight")
+        require_numbers(sample_weight, "sample_weight")
+        require_beside(sample_weight, "sample_weight", labels, "labels")
         require(
             sample_weight.shape == labels.shape[:-1],
             "`sample_weight` must have shape {}, one weight for each row of `labels`, got {}. Reshape it.",
             tuple(labels.shape[:-1]),
             tuple(sample_weight.shape),
         )
-        mass = mass * sample_weight[..., None]
-    require(
-        bool(torch.isfinite(mass).all() and (mass >= 0).all()),
-        "`labels` (times `sample_weight`) must be finite and non-negative, got values from {:g} to {:g}. "
-        "Pass probabilities, not logits.",
-        *_range(mass),
-    )
+        smallest, largest = _range(sample_weight)
+        require(
+            0 <= smallest <= largest < torch.inf,
+            "`sample_weight` must be finite and non-negative, got values from {:g} to {:g}. 0 ignores a sample.",
+            smallest,
+            largest,
+        )
+        mass = mass * sample_weight.detach()[..., None]
     share = mass.sum(dim=-2)
-    total = share.sum(dim=-1, keepdim=True)
     require(
-        bool((total > 0).all()),
+        bool((share > 0).any(dim=-1).all()),
         "`labels` (times `sample_weight`) must not sum to zero, got a sum of 0. Give some row a weight.",
     )
-    return share / total
+    return _shares(share, labels.dtype)
 
 
 def power_law(
@@ -151,7 +161,7 @@ def power_law(
         Decreasing proportions, shape (k,).
 
     Raises:
-        TypeError: If `k` is not an integer or `exponent` no number.
+        TypeError: If `k` is not an integer, `exponent` no number or `dtype` not floating.
         ValueError: If `k` is below 1 or `exponent` is not finite.
 
     Example:
@@ -159,22 +169,23 @@ def power_law(
         tensor([0.5455, 0.2727, 0.1818])
     """
     require_count(k, "k", "Pass the number of classes.")
+    _require_floating(dtype)
     require_number(exponent, "exponent", "Pass 0 for equal shares.")
     require(abs(exponent) < torch.inf, "`exponent` must be finite, got {}. Pass 0 for equal shares.", exponent)
     log_rank = torch.arange(1, k + 1, dtype=torch.float64, device=device).log()
     return torch.softmax(-exponent * log_rank, dim=0).to(dtype)
 
 
-def _require_numbers(value: object, name: str) -> None:
-    if not isinstance(value, Tensor) or value.is_complex():
-        raise TypeError(
-            f"`{name}` must be a torch.Tensor of real numbers, got {type(value).__name__}. Convert it first."
-        )
+def _shares(mass: Tensor, dtype: torch.dtype) -> Tensor:
+    """Divide float64 masses by their sum, safely for huge ones; the result is float64 only if the input was."""
+    mass = mass / mass.amax(dim=-1, keepdim=True)
+    return (mass / mass.sum(dim=-1, keepdim=True)).to(torch.float64 if dtype == torch.float64 else torch.float32)
 
 
-def _as_float(value: Tensor) -> Tensor:
-    return value.detach().to(torch.float64 if value.dtype == torch.float64 else torch.float32)
+def _require_floating(dtype: torch.dtype) -> None:
+    if not dtype.is_floating_point:
+        raise TypeError(f"`dtype` must be a floating type, got {dtype}. Shares are fractions.")
 
 
 def _range(value: Tensor) -> tuple[float, float]:
-    return (value.min().item(), value.max().item()) if value.numel() else (0.0, 0.0)
+    return (value.amin().item(), value.amax().item()) if value.numel() else (0.0, 0.0)

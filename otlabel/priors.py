@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from otlabel.errors import require, require_count, require_number
+from otlabel.errors import require, require_beside, require_count, require_number
 
 Rank = Literal["true", "released_argsort"]
 
@@ -141,14 +141,9 @@ def _check_rank_prior(sample_score: Tensor, class_score: Tensor, sigma: float, r
         _require_tensor(value, name, floating=True)
         require(
             value.ndim >= 1 and value.numel() > 0,
-            "`{}` must not be empty, got shape {}. Pass at least one value.",
+            "`{}` must have a dimension and an entry, got shape {}. Pass at least one value.",
             name,
             tuple(value.shape),
-        )
-        require(
-            bool(torch.isfinite(value).all()),
-            "`{}` must be finite, got NaN or infinity. Mask or repair it.",
-            name,
         )
     require(
         sample_score.shape[:-1] == class_score.shape[:-1],
@@ -156,6 +151,8 @@ def _check_rank_prior(sample_score: Tensor, class_score: Tensor, sigma: float, r
         tuple(sample_score.shape[:-1]),
         tuple(class_score.shape[:-1]),
     )
+    require_beside(class_score, "class_score", sample_score, "sample_score")
+    _require_finite(class_score, "class_score")
     _require_sigma(sigma)
     require(
         rank in get_args(Rank),
@@ -164,8 +161,10 @@ def _check_rank_prior(sample_score: Tensor, class_score: Tensor, sigma: float, r
         rank,
     )
     if mask is None:
+        _require_finite(sample_score, "sample_score")
         return
     _require_tensor(mask, "mask", floating=False)
+    require_beside(mask, "mask", sample_score, "sample_score")
     require(
         mask.shape == sample_score.shape,
         "`mask` must have the shape {} of `sample_score`, got {}. Pass one flag for each sample.",
@@ -173,6 +172,7 @@ def _check_rank_prior(sample_score: Tensor, class_score: Tensor, sigma: float, r
         tuple(mask.shape),
     )
     require(rank == "true", "`mask` must be None with rank='released_argsort', got one. Remove the padding first.")
+    _require_finite(sample_score.masked_fill(~mask, 0.0), "sample_score")
     require(bool(mask.any(dim=-1).all()), "`mask` must keep a sample, got one without. Drop that problem.")
 
 
@@ -181,6 +181,10 @@ def _require_tensor(value: object, name: str, *, floating: bool) -> None:
         kind, advice = ("floating", "Convert it with `.float()`.") if floating else ("boolean", "Try `mask.bool()`.")
         got = value.dtype if isinstance(value, Tensor) else type(value).__name__
         raise TypeError(f"`{name}` must be a {kind} torch.Tensor, got {got}. {advice}")
+
+
+def _require_finite(value: Tensor, name: str) -> None:
+    require(bool(torch.isfinite(value).all()), "`{}` must be finite, got NaN or infinity. Mask or repair it.", name)
 
 
 def _require_sigma(sigma: float) -> None:

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from otlabel.errors import InfeasibleProblemError, require, require_number
+from otlabel.errors import InfeasibleProblemError, require, require_beside, require_number, require_numbers
 from otlabel.kernel import DenseKernel, label_dtype
 
-# A marginal is renormalised exactly; beyond this distance from 1 it is a mistake rather than rounding.
+# A marginal is renormalised exactly; further from 1 than this (or than the rounding of its dtype) it is a mistake.
 MARGINAL_SUM_TOLERANCE = 1e-3
+# Largest |scores| / epsilon: sums of a few such numbers stay finite in float64.
+LARGEST_EXPONENT = 1e300
 # Slack of the feasibility checks: rounding of float32 proportions, summed.
 FEASIBILITY_TOLERANCE = 1e-6
 # Up to this many classes every set of classes is checked (2**k sums), beyond only single classes.
@@ -60,6 +62,7 @@ class LabelProblem:
     ) -> "LabelProblem":
         """Check every argument and bring it to canonical form; see the labelers for their meaning."""
         scores = check_scores(scores, "scores")
+        strength = _epsilon(epsilon, scores)
         weight = _sample_weight(sample_weight, scores)
         share = _marginal(marginal, scores)
         require_number(prior_weight, "prior_weight", "CASE uses 1.")
@@ -70,7 +73,7 @@ class LabelProblem:
         )
         kernel = build_kernel(
             scores,
-            epsilon=_epsilon(epsilon, scores),
+            epsilon=strength,
             sample_weight=weight,
             log_prior=log_prior,
             prior_weight=prior_weight,
@@ -98,6 +101,7 @@ def build_kernel(
     n, k = scores.shape[-2:]
     if log_prior is not None:
         log_prior = _broadcast(_check_log_prior(log_prior, scores), scores.shape, "log_prior").reshape(-1, n, k)
+        _require_range(log_prior, prior_weight, "prior_weight", "prior_weight * log_prior", "Lower it")
     if mask is not None:
         mask = _broadcast(_check_mask(mask, scores), scores.shape, "mask").reshape(-1, n, k)
     flat = scores.reshape(-1, n, k)
@@ -163,7 +167,25 @@ def _epsilon(epsilon: float | Tensor, scores: Tensor) -> Tensor:
         "`epsilon` must be positive and finite, got {}. It is in units of the scores; the usual value is 0.05.",
         largest if smallest > 0 else smallest,
     )
+    inverse = 1 / smallest if smallest > 1 / LARGEST_EXPONENT else math.inf
+    _require_range(scores, inverse, "epsilon", "scores / epsilon", "Raise it")
     return value
+
+
+def _require_range(value: Tensor, factor: float, name: str, product: str, advice: str) -> None:
+    # Only float64 values, or an absurd factor, can leave float64's range; spare the others the pass over the values.
+    if torch.finfo(value.dtype).max * factor > LARGEST_EXPONENT:
+        size = torch.where(value == -torch.inf, 0.0, value.abs()).amax().item()
+        size = size * factor if size > 0 else 0.0
+        require(
+            size <= LARGEST_EXPONENT,
+            "`{}` must keep `{}` within {:g}, got {:g}. {}, or scale the input down.",
+            name,
+            product,
+            LARGEST_EXPONENT,
+            size,
+            advice,
+        )
 
 
 def resolve_log_prior(prior: Tensor | None, log_prior: Tensor | None, scores: Tensor) -> Tensor:
@@ -205,15 +227,12 @@ def _check_mask(mask: object, scores: Tensor) -> Tensor:
     return _beside(mask, scores, "mask")
 
 
-def _sample_weight(sample_weight: object, scores: Tensor) -> Tensor:
+def _sample_weight(sample_weight: Tensor | None, scores: Tensor) -> Tensor:
     """Weights of total mass one, shape (batch, n)."""
     shape = scores.shape[:-1]
     if sample_weight is None:
         return scores.new_full(shape, 1.0 / shape[-1], dtype=torch.float64).reshape(-1, shape[-1])
-    if not isinstance(sample_weight, Tensor) or sample_weight.is_complex():
-        raise TypeError(
-            f"`sample_weight` must be a torch.Tensor of real numbers, got {type(sample_weight).__name__}. Convert it."
-        )
+    require_numbers(sample_weight, "sample_weight")
     weight = _beside(sample_weight.detach(), scores, "sample_weight").to(torch.float64)
     weight = _broadcast(weight, shape, "sample_weight").reshape(-1, shape[-1])
     smallest, largest = _range(weight)
@@ -238,8 +257,9 @@ def _marginal(marginal: object, scores: Tensor) -> Tensor:
     shape = (*scores.shape[:-2], scores.shape[-1])
     if marginal is None:
         return scores.new_full(shape, 1.0 / shape[-1], dtype=torch.float64).reshape(-1, shape[-1])
-    share = _beside(_check_floating(marginal, "marginal"), scores, "marginal").to(torch.float64)
-    share = _broadcast(share, shape, "marginal").reshape(-1, shape[-1])
+    marginal = _beside(_check_floating(marginal, "marginal"), scores, "marginal")
+    rounding = torch.finfo(marginal.dtype).eps
+    share = _broadcast(marginal.to(torch.float64), shape, "marginal").reshape(-1, shape[-1])
     smallest, largest = _range(share)
     require(
         0 <= smallest <= largest < math.inf,
@@ -250,7 +270,7 @@ def _marginal(marginal: object, scores: Tensor) -> Tensor:
     total = share.sum(dim=-1, keepdim=True)
     off = total.flatten()[(total - 1).abs().argmax()].item()
     require(
-        abs(off - 1) <= MARGINAL_SUM_TOLERANCE,
+        abs(off - 1) <= max(MARGINAL_SUM_TOLERANCE, rounding),
         "`marginal` must sum to 1, got a sum of {:g}. Divide it by its sum, or use otlabel.marginals.from_counts.",
         off,
     )
@@ -258,13 +278,7 @@ def _marginal(marginal: object, scores: Tensor) -> Tensor:
 
 
 def _beside(value: Tensor, scores: Tensor, name: str) -> Tensor:
-    require(
-        value.device == scores.device,
-        "`{}` must be on the device {} of `scores`, got {}. Move it with `.to(scores.device)`.",
-        name,
-        scores.device,
-        value.device,
-    )
+    require_beside(value, name, scores, "scores")
     return value
 
 
@@ -307,6 +321,13 @@ def _check_feasible(kernel: DenseKernel, weight: Tensor, share: Tensor) -> None:
         )
         if present
     )
+    empty = (share > 0) & ~(allowed & (weight > 0)[..., None]).any(dim=-2)
+    if empty.any():
+        problem, label = (int(index) for index in empty.nonzero()[0])
+        raise InfeasibleProblemError(
+            f"{by} must leave every class with mass a weighted sample, got {int(empty.sum())} without, first class "
+            f"{label} of problem {problem}. Allow it a sample, or give it a `marginal` of 0."
+        )
     allowed &= (share > 0)[:, None, :]
     stuck = (weight > 0) & ~allowed.any(dim=-1)
     if stuck.any():
@@ -335,7 +356,6 @@ def _missing_mass(allowed: Tensor, weight: Tensor, share: Tensor) -> float:
         return max((confined - share).max().item(), (share - reachable).max().item())
     bits = 2 ** torch.arange(k, device=weight.device)
     confined = weight.new_zeros(weight.shape[0], 2**k).scatter_add_(1, (allowed * bits).sum(dim=-1), weight)
-    confined[:, 0] = 0.0  # weightless rows without a class
     holds = ((torch.arange(2**k, device=weight.device)[:, None] & bits) > 0).to(share.dtype) @ share.T
     for j in range(k):  # sums over subsets, one class at a time
         halves = confined.view(-1, 2 ** (k - 1 - j), 2, 2**j)

@@ -7,7 +7,7 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
-from otlabel.errors import require
+from otlabel.errors import require, require_beside
 from otlabel.problem import build_kernel, check_scores, resolve_log_prior
 
 
@@ -19,7 +19,7 @@ class Status(StrEnum):
     MAX_ITER_REACHED = "stopped at max_iter before the marginals were met to the tolerance"
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class LabelResult:
     """Labels of one problem or a batch, with duals and a report. Holds no reference to the scores.
 
@@ -105,12 +105,7 @@ class LabelResult:
             f"({', '.join(map(str, [*batch_shape, 'm', k]))})",
             tuple(scores.shape),
         )
-        require(
-            scores.device == self.log_v.device,
-            "`new_scores` must be on the device {} of the result, got {}. Move either with `.to`.",
-            self.log_v.device,
-            scores.device,
-        )
+        require_beside(scores, "new_scores", self.log_v, "log_v")
         given = prior is not None or log_prior is not None
         require(
             given == (self.prior_weight is not None),
@@ -126,7 +121,8 @@ class LabelResult:
                 prior_weight=self.prior_weight or 0.0,
                 mask=mask,
             )
-            return kernel.labels(self.log_v.reshape(-1, k)).reshape(scores.shape)
+            labels, _, _ = kernel.finish(self.log_v.reshape(-1, k))
+            return labels.reshape(scores.shape)
 
     def to(self, device: torch.device | str) -> "LabelResult":
         """The same result with every tensor on `device`."""

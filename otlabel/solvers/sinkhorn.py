@@ -6,7 +6,7 @@ exact (Sinkhorn and Knopp 1967; Cuturi, "Sinkhorn Distances", NeurIPS 2013).
 
 import warnings
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -26,15 +26,20 @@ Order = Literal["columns_first", "rows_first"]
 OnFailure = Literal["warn", "raise", "ignore"]
 
 
-class _Duals(NamedTuple):
-    """Final state of an iteration; all float64 with a leading batch dimension."""
+class _State:
+    """Where an iteration stands; everything with a leading batch dimension, duals in float64."""
 
-    log_u: Tensor
-    log_v: Tensor
-    row_mass: Tensor
-    error: Tensor
-    n_iter: Tensor
-    done: Tensor
+    def __init__(self, problem: LabelProblem) -> None:
+        self.log_u = problem.kernel.log_weight
+        self.log_v = problem.log_marginal
+        self.done = torch.zeros_like(problem.kernel.epsilon, dtype=torch.bool)
+        self.n_iter = torch.ones_like(self.done, dtype=torch.int64)
+
+    def update(self, log_u: Tensor, log_v: Tensor) -> None:
+        """Move on the problems that are not done."""
+        self.log_u = torch.where(self.done[:, None], self.log_u, log_u)
+        self.log_v = torch.where(self.done[:, None], self.log_v, log_v)
+        self.n_iter = self.n_iter + ~self.done
 
 
 @dataclass(frozen=True)
@@ -94,83 +99,77 @@ class Sinkhorn:
 
     def __call__(self, problem: LabelProblem, *, stacklevel: int = 2) -> LabelResult:
         """Solve; `stacklevel` is that of `warnings.warn`, seen from the caller of this method."""
-        iterate = self._columns_first if self.order == "columns_first" else self._rows_first
-        duals = iterate(problem)
-        converged = duals.done if self.tol is not None else torch.zeros_like(duals.done)
-        if self.tol is None:
-            status = Status.TRUNCATED
-        else:
-            status = Status.CONVERGED if bool(converged.all()) else Status.MAX_ITER_REACHED
-            self._report(problem, duals, status, stacklevel + 1)
         kernel, batch_shape = problem.kernel, problem.batch_shape
+        state = _State(problem)
+        (self._columns_first if self.order == "columns_first" else self._rows_first)(problem, state)
+        labels, next_u, mass = kernel.finish(state.log_v)
+        if self.order == "columns_first":
+            log_u, row_mass = next_u, kernel.log_weight.exp()
+            error = (mass - problem.log_marginal.exp()).abs().sum(dim=-1)
+        else:
+            log_u, row_mass = state.log_u, _row_mass(kernel.log_weight, state.log_u, next_u)
+            error = (row_mass - kernel.log_weight.exp()).abs().sum(dim=-1)
+        # The loop may have ended on an error that, summed in another order, rounds to the tolerance's other side.
+        converged = torch.zeros_like(state.done) if self.tol is None else state.done | (error <= self.tol)
+        status = Status.TRUNCATED
+        if self.tol is not None:
+            status = Status.CONVERGED if bool(converged.all()) else Status.MAX_ITER_REACHED
+            self._report(problem, log_u, state.log_v, error, status, stacklevel + 1)
 
         def unflatten(value: Tensor) -> Tensor:
             return value.reshape((*batch_shape, *value.shape[1:]))
 
         return LabelResult(
-            labels=unflatten(kernel.labels(duals.log_v)),
-            log_u=unflatten(duals.log_u),
-            log_v=unflatten(duals.log_v),
-            row_mass=unflatten(duals.row_mass),
-            marginal_error=unflatten(duals.error),
-            n_iter=unflatten(duals.n_iter),
+            labels=unflatten(labels),
+            log_u=unflatten(log_u),
+            log_v=unflatten(state.log_v),
+            row_mass=unflatten(row_mass),
+            marginal_error=unflatten(error),
+            n_iter=unflatten(state.n_iter),
             converged=unflatten(converged),
             status=status,
             epsilon=unflatten(kernel.epsilon),
             prior_weight=problem.prior_weight,
         )
 
-    def _columns_first(self, problem: LabelProblem) -> _Duals:
+    def _columns_first(self, problem: LabelProblem, state: "_State") -> None:
+        """Leave in `state` the `log_v` whose exact rows are the last half of the last iteration."""
         kernel, log_b = problem.kernel, problem.log_marginal
-        marginal, row_step = log_b.exp(), kernel.row_steps()
+        marginal, row_step = log_b.exp(), kernel.row_steps(log_b)
         # The first column step starts from unscaled rows, whose sums may underflow: it alone needs true log-sums.
-        log_v = _column_scaling(log_b, kernel.column_step(kernel.log_weight))
-        done = torch.zeros_like(kernel.epsilon, dtype=torch.bool)
-        n_iter = torch.zeros_like(done, dtype=torch.int64)
-        iteration = 0
-        while True:
-            iteration += 1
-            log_u, mass = row_step(log_v)
-            error = (mass - marginal).abs().sum(dim=-1)
-            n_iter = n_iter + ~done
-            if self._stop(iteration, error, done):
-                return _Duals(log_u, log_v, kernel.log_weight.exp(), error, n_iter, done)
-            log_v = torch.where(done[:, None], log_v, _column_scaling(log_b, _log_sum(mass, log_v)))
+        state.log_v = _column_scaling(log_b, kernel.column_step(kernel.log_weight))
+        for iteration in range(1, self.max_iter):
+            log_u, mass = row_step(state.log_v)
+            if self._ends(iteration, state, (mass - marginal).abs()):
+                return
+            state.update(log_u, _column_scaling(log_b, _log_sum(mass, state.log_v)))
 
-    def _rows_first(self, problem: LabelProblem) -> _Duals:
+    def _rows_first(self, problem: LabelProblem, state: "_State") -> None:
+        """Leave in `state` the duals of the last row step and of the column step after it."""
         kernel, log_b = problem.kernel, problem.log_marginal
-        weight, row_step = kernel.log_weight.exp(), kernel.row_steps()
-        log_u, _ = kernel.row_step(log_b.masked_fill(log_b > -torch.inf, 0.0))
-        log_v = _column_scaling(log_b, kernel.column_step(log_u))
-        done = torch.zeros_like(kernel.epsilon, dtype=torch.bool)
-        n_iter = torch.zeros_like(done, dtype=torch.int64)
-        iteration = 0
-        while True:
-            iteration += 1
-            next_u, mass = row_step(log_v)
-            # The row sums of the present plan are what the next row step would divide by.
-            row_mass = torch.where(weight > 0, weight * (log_u - next_u).exp(), 0.0)
-            error = (row_mass - weight).abs().sum(dim=-1)
-            n_iter = n_iter + ~done
-            if self._stop(iteration, error, done):
-                return _Duals(log_u, log_v, row_mass, error, n_iter, done)
-            log_u = torch.where(done[:, None], log_u, next_u)
-            log_v = torch.where(done[:, None], log_v, _column_scaling(log_b, _log_sum(mass, log_v)))
+        row_step = kernel.row_steps(log_b)
+        state.log_u, _ = kernel.row_step(log_b.masked_fill(log_b > -torch.inf, 0.0))
+        state.log_v = _column_scaling(log_b, kernel.column_step(state.log_u))
+        for iteration in range(1, self.max_iter):
+            next_u, mass = row_step(state.log_v)
+            row_error = (_row_mass(kernel.log_weight, state.log_u, next_u) - kernel.log_weight.exp()).abs()
+            if self._ends(iteration, state, row_error):
+                return
+            state.update(next_u, _column_scaling(log_b, _log_sum(mass, state.log_v)))
 
-    def _stop(self, iteration: int, error: Tensor, done: Tensor) -> bool:
-        """Whether to end here; marks the problems of the batch that are done, which are not touched any more."""
-        last = iteration == self.max_iter
-        if self.tol is None or not (last or iteration % self.check_every == 0):
-            return last
-        done |= error <= self.tol
-        return bool(done.all()) or last
+    def _ends(self, iteration: int, state: "_State", violation: Tensor) -> bool:
+        """Mark the problems that meet the tolerance, which are not touched any more; True when all do."""
+        if self.tol is None or iteration % self.check_every:
+            return False
+        state.done |= violation.sum(dim=-1) <= self.tol
+        return bool(state.done.all())
 
-    def _report(self, problem: LabelProblem, duals: _Duals, status: Status, stacklevel: int) -> None:
+    def _report(
+        self, problem: LabelProblem, log_u: Tensor, log_v: Tensor, error: Tensor, status: Status, stacklevel: int
+    ) -> None:
         assert self.tol is not None  # noqa: S101 - for the type checker
         if self.on_failure != "ignore":
-            size = sum(
-                torch.where(dual.isfinite(), dual.abs(), 0.0).max().item() for dual in (duals.log_u, duals.log_v)
-            )
+            size = sum(torch.where(dual.isfinite(), dual.abs(), 0.0).max().item() for dual in (log_u, log_v))
             # Labels are rounded to their dtype; the exponents L + log_u + log_v cancel numbers as large as the duals.
             reach = max(torch.finfo(problem.dtype).eps, 4 * torch.finfo(torch.float64).eps * size)
             if self.tol < reach:
@@ -183,7 +182,7 @@ class Sinkhorn:
         if status is Status.CONVERGED or self.on_failure == "ignore":
             return
         message = (
-            f"Sinkhorn {status.value}: marginal_error {duals.error.max().item():.2e} after {self.max_iter} iterations, "
+            f"Sinkhorn {status.value}: marginal_error {error.max().item():.2e} after {self.max_iter} iterations, "
             f"tol {self.tol:.2e}. Raise `epsilon` or `max_iter`, or accept the error with on_failure='ignore'; "
             "if a `mask` forbids many labels, check that the proportions can be met at all."
         )
@@ -201,3 +200,8 @@ def _log_sum(mass: Tensor, log_v: Tensor) -> Tensor:
     """Log column sums without `log_v`, from those of the present plan."""
     # Positive by theory after one exact column step; the clamp keeps an infeasible problem from making infinities.
     return mass.clamp_min(1e-300).log() - log_v
+
+
+def _row_mass(log_weight: Tensor, log_u: Tensor, next_u: Tensor) -> Tensor:
+    """Row sums of the present plan: what the next row step would divide by, times the weights."""
+    return torch.where(log_weight == -torch.inf, 0.0, (log_weight + log_u - next_u).exp())
