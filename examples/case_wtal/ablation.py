@@ -8,15 +8,18 @@ weights count everywhere, so no test label selects anything.
 import csv
 import json
 import multiprocessing
+import os
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from examples.case_wtal.config import CaseConfig, Component
+from examples.case_wtal.config import CaseConfig, Component, InferenceConfig, LossConfig
 from examples.case_wtal.config_json import describe_difference, from_plain, to_plain
 from examples.case_wtal.data import LocalizationData
 from examples.case_wtal.evaluation import foreground_auc
@@ -75,7 +78,7 @@ def ablation(
     folder: str | Path,
     *,
     jobs: int = 1,
-    report: Callable[[str], None] = lambda line: None,
+    report: Callable[[str], None] = lambda _: None,
 ) -> list[Result]:
     """Train and evaluate every recipe, row and seed that `folder` does not hold yet.
 
@@ -95,6 +98,7 @@ def ablation(
 
     Raises:
         ValueError: `seeds`, `jobs` or `recipes` are out of range, or `folder` holds results of other settings.
+        ChildProcessError: A worker was ended from outside.
     """
     _check(recipes, seeds, jobs)
     folder = Path(folder)
@@ -193,8 +197,18 @@ def _training(config: CaseConfig, seed: int, components: Component) -> CaseConfi
 def _baseline_of(config: CaseConfig, seed: int) -> CaseConfig:
     """The baseline's settings without what it does not use, equal for recipes that share it."""
     plain = CaseConfig()
-    trained = _training(config, seed, "baseline")
-    return replace(trained, recipe="baseline", label=plain.label, proposal=plain.proposal)
+    training = _training(config, seed, "baseline")
+    loss = training.loss
+    return replace(
+        training,
+        recipe="baseline",
+        loss=LossConfig(
+            "baseline", gce_q=loss.gce_q, topk_ratio=loss.topk_ratio, warm_start_epochs=loss.warm_start_epochs
+        ),
+        label=plain.label,
+        proposal=plain.proposal,
+        inference=InferenceConfig(protocol=config.inference.protocol),
+    )
 
 
 def _work(todo: Sequence[Job], data: LocalizationData, jobs: int) -> Iterator[tuple[Job, list[Result]]]:
@@ -208,6 +222,11 @@ def _work(todo: Sequence[Job], data: LocalizationData, jobs: int) -> Iterator[tu
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
+        except BrokenProcessPool as error:
+            raise ChildProcessError(
+                f"`jobs` must leave each worker enough memory, got {jobs} and a worker that was ended from outside. "
+                "Use fewer; the same call goes on from what is finished."
+            ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -220,6 +239,9 @@ def _start_worker(data: LocalizationData) -> None:
     """Receive the data once per process instead of once per job."""
     global _worker_data  # noqa: PLW0603 - the only way into a pool's worker
     _worker_data = data
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a worker at once and without a traceback
+    # Where it finds no handler, Lightning sets one that outlives the pool's request to end.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(1))
     torch.set_num_threads(1)
 
 

@@ -11,6 +11,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.utils.data import Sampler
+from typing_extensions import override
 
 # About the released program's 50 steps on THUMOS14, where an epoch has 12.
 EPOCHS_BETWEEN_TESTS = 4
@@ -48,6 +49,7 @@ class MetricsFile(L.Callback):
     def __init__(self, path: Path) -> None:
         self.path = path
 
+    @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Drop the lines of epochs that are trained again."""
         if not self.path.exists():
@@ -57,6 +59,7 @@ class MetricsFile(L.Callback):
         with self.path.open("w", newline="") as file:
             csv.writer(file).writerows([header, *(row for row in rows if int(row[0]) < trainer.current_epoch)])
 
+    @override
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Append the epoch's mean losses."""
         metrics = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
@@ -82,6 +85,7 @@ class BestOnTest(L.Callback):
         self.epoch = -1
         self.weights: dict[str, Tensor] = {}
 
+    @override
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Evaluate every few epochs, and after the last."""
         done = trainer.current_epoch + 1
@@ -93,10 +97,12 @@ class BestOnTest(L.Callback):
             self.best, self.epoch = value, trainer.current_epoch
             self.weights = {name: tensor.detach().cpu().clone() for name, tensor in pl_module.state_dict().items()}
 
+    @override
     def state_dict(self) -> dict[str, Any]:
         """Travels in the checkpoint of the run."""
         return {"best": self.best, "epoch": self.epoch, "weights": self.weights}
 
+    @override
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Of a resumed run."""
         self.best, self.epoch = state_dict["best"], state_dict["epoch"]
@@ -108,16 +114,17 @@ class ProgressLine(L.Callback):
 
     def __init__(self, title: str) -> None:
         self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
+            TextColumn("{task.description:<26}"),
+            BarColumn(bar_width=14),
             MofNCompleteColumn(),
-            TextColumn("epochs  loss {task.fields[loss]:>6}"),
+            TextColumn("loss {task.fields[loss]:>6}"),
             TimeElapsedColumn(),
             TextColumn("left"),
-            TimeRemainingColumn(),
+            TimeRemainingColumn(compact=True),
         )
         self.title = title
 
+    @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Show the line."""
         self.progress.start()
@@ -125,15 +132,18 @@ class ProgressLine(L.Callback):
             self.title, total=trainer.max_epochs, completed=trainer.current_epoch, loss="-"
         )
 
+    @override
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Move on."""
         loss = f"{float(trainer.callback_metrics['loss/total']):.3f}"
         self.progress.update(self.task, completed=trainer.current_epoch + 1, loss=loss)
 
+    @override
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Leave the finished line."""
         self.progress.stop()
 
+    @override
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Give the terminal back."""
         self.progress.stop()

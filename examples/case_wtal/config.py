@@ -25,6 +25,7 @@ class LabelConfig:
     epsilon: float = 0.05  # entropic strength on cosines
     max_iter: int = 1000  # Sinkhorn iterations at most; the released program stops after 3
     tol: float | None = 1e-3  # L1 error of the cluster sizes; None runs max_iter iterations whatever the error
+    smoothing: int = 1  # snippets over which the cosines are averaged in time before labelling; 1 is the paper
     prior: Literal["rank", "attention", "none"] = "rank"  # what a snippet is compared by (paper, appendix C.3)
     rank: Literal["true", "released_argsort"] = "true"  # the released program takes an argsort for the rank
     sigma: float = 0.1  # width of the prior; 10 (released) does nothing on distances in [0, 1]
@@ -33,6 +34,7 @@ class LabelConfig:
     cluster_marginal: Literal["empirical", "uniform"] = "empirical"  # eq. 13, or equipartition (table 6)
     initial_foreground: Literal["half", "one_over_k"] = "half"  # cluster foreground before the first iteration
     memory: Literal["last_batch", "ema"] = "last_batch"  # which cluster labels the prior and the test see
+    class_epsilon: float = 0.5  # entropic strength of the snippet-level class labels, on log-probabilities
     ema_decay: float = 0.9  # share of the old cluster labels kept at each iteration with memory="ema"
 
 
@@ -43,9 +45,9 @@ class LossConfig:
     components: Component = "scc_ccc"  # what is trained beside the baseline
     snippet_weight: float = 1.0  # lambda_S
     cluster_weight: float = 0.3  # lambda_C
+    class_weight: float = 0.0  # weight of snippet-level class labels (ours, with "scc_ccc" only); 0 is CASE
     gce_q: float = 0.7  # generalised cross-entropy of the attention: 0 is cross-entropy, 1 mean absolute error
     topk_ratio: int = 8  # r: a class's video score is the mean of its best T / r snippets
-    calibration: Literal["attention", "fused"] = "attention"  # foreground map that helps to select the top-k snippets
     warm_start_epochs: int = 0  # epochs with top-k by class activation alone; calibrated top-k collapses on some seeds
 
 
@@ -67,6 +69,8 @@ class InferenceConfig:
     """Test time."""
 
     clustering_assisted: bool = True  # fuse the clusters' foreground probability into the map
+    fusion: Literal["mean", "geometric"] = "mean"  # of class activation and foreground maps; see inference.class_map
+    smoothing: int = 1  # snippets over which the class map is averaged in time; 1 is the paper
     protocol: str = "thumos14"  # name in evaluation.PROTOCOLS
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.ndimage import uniform_filter1d
 from torch.utils.data import DataLoader
 
 from examples.case_wtal import losses
@@ -41,14 +42,25 @@ class RecordingScores:
         """P^M = (P^A + P^T) / 2, shape (T,)."""
         return (self.attention + self.cluster_foreground) / 2
 
-    def class_map(self, *, clustering_assisted: bool) -> np.ndarray:
-        """What is thresholded, shape (T, G): mean of the class activation and every stream's foreground maps."""
-        foreground = self.streams * self.attention
-        terms = 1 + self.streams
-        if clustering_assisted:
-            foreground = foreground + self.streams * self.cluster_foreground
-            terms += self.streams
-        return (self.class_activation + foreground[:, None]) / terms
+    def class_map(self, *, clustering_assisted: bool, fusion: str = "mean", smoothing: int = 1) -> np.ndarray:
+        """What is thresholded, shape (T, G).
+
+        Args:
+            clustering_assisted: Whether the clusters' foreground probability takes part.
+            fusion: `"mean"` of the class activation, each stream's P^A and, with clustering, each stream's P^T, as in
+                CASE; or `"geometric"` mean of the class activation and P^M (P^A without clustering), in which a class
+                that is not active cannot ride on the foreground of another.
+            smoothing: Snippets, odd, over which the maps are averaged in time; the ends are repeated.
+        """
+        foreground = self.fused_foreground if clustering_assisted else self.attention
+        activation, foreground = (
+            uniform_filter1d(values, smoothing, axis=0, mode="nearest")
+            for values in (self.class_activation, foreground[:, None])
+        )
+        if fusion == "geometric":
+            return np.sqrt(activation * foreground)
+        maps = 2 * self.streams if clustering_assisted else self.streams
+        return (activation + maps * foreground) / (1 + maps)
 
 
 @torch.no_grad()
@@ -95,7 +107,11 @@ def detect(
         [
             propose(
                 s.recording.name,
-                s.class_map(clustering_assisted=assisted),
+                s.class_map(
+                    clustering_assisted=assisted,
+                    fusion=config.inference.fusion,
+                    smoothing=config.inference.smoothing,
+                ),
                 s.video_scores,
                 s.recording.seconds,
                 classes,

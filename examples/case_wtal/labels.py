@@ -75,6 +75,36 @@ def cluster_labels(prototype_cosines: Sequence[Tensor], foreground: Tensor, conf
         return sinkhorn_marginal_label(scores, share, epsilon=config.epsilon, solver=solver_of(config)).labels
 
 
+def class_labels(activation: Tensor, foreground: Tensor, video_labels: Tensor, config: LabelConfig) -> Tensor:
+    """Labels of snippets over the action classes and background: ours, beyond CASE.
+
+    A snippet may be labelled with a class of its video, or background. The share of background is that of the
+    foreground map, the rest of each video goes to its classes alike: proportions that the masked problem can always
+    meet.
+
+    Args:
+        activation: T-CAS as probabilities, shape (N, G).
+        foreground: Foreground probability of each snippet, shape (N,).
+        video_labels: Labels of each snippet's video, 0 or 1, shape (N, G).
+        config: Settings.
+
+    Returns:
+        Mass of each class for each snippet, shape (N, G); what a row lacks to one is background.
+    """
+    with torch.no_grad():
+        share = foreground.mean()
+        expected = share * video_labels / video_labels.sum(dim=1, keepdim=True).clamp_min(1)
+        expected = torch.cat((expected, 1 - expected.sum(dim=1, keepdim=True)), dim=1)
+        probability = torch.cat((activation * foreground[:, None], 1 - foreground[:, None]), dim=1)
+        return sinkhorn_marginal_label(
+            probability.clamp_min(1e-12).log(),
+            marginals.empirical(expected),
+            epsilon=config.class_epsilon,
+            mask=expected > 0,
+            solver=solver_of(config),
+        ).labels[:, :-1]
+
+
 def prototype_cosine(embedding: Tensor, snippet_label: Tensor, foreground: Tensor) -> Tensor:
     """Cosine of each cluster's prototype with those of foreground and background (eqs. 4-6), shape (K, 2).
 

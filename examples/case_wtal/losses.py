@@ -56,7 +56,7 @@ def attention_loss(attention: Sequence[Tensor], foreground: Tensor, mask: Tensor
 
 
 def label_loss(logits: Sequence[Tensor], labels: Tensor) -> Tensor:
-    """Cross-entropy of each stream's prediction with the shared soft labels, summed over streams (eqs. 3, 6, 18, 20)."""
+    """Cross-entropy of each stream's prediction with the shared soft labels, summed (eqs. 3, 6, 18, 20)."""
     return sum((F.cross_entropy(stream, labels.to(stream.dtype)) for stream in logits), start=logits[0].new_zeros(()))
 
 

@@ -39,6 +39,8 @@ class ClusterHead(nn.Module):
         nn.init.normal_(self.prototypes)
 
     def forward(self, embedding: Tensor) -> Tensor:
+        """Embeddings (..., H) -> cosines with each cluster prototype (..., K)."""
+        """Embeddings (B, T, H) -> cosine with each prototype (B, T, K)."""
         return F.linear(F.normalize(embedding, dim=-1), F.normalize(self.prototypes, dim=-1))
 
 
@@ -92,7 +94,7 @@ class CaseNetwork(nn.Module):
 
 def count_costs(network: CaseNetwork, stream_widths: Mapping[str, int], snippets: int) -> tuple[int, int]:
     """Trainable parameters, and multiply-adds of one recording of `snippets` snippets (all streams)."""
-    from torch.utils.flop_counter import FlopCounterMode  # noqa: PLC0415 - slow to import, rarely needed
+    from torch.utils.flop_counter import FlopCounterMode
 
     parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
     counter = FlopCounterMode(display=False)

@@ -1,14 +1,15 @@
-"""Tables for the terminal and for Markdown. Beside every number: the protocol, the data, and how weights were chosen."""
+"""Tables for terminal and Markdown. Beside every number: the protocol, the data, and how the weights were chosen."""
 
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from examples.case_wtal.ablation import MAPS, Result
+from examples.case_wtal.ablation import ASSISTED, BASE, MAPS, Result
 from examples.case_wtal.data import LocalizationData
 from examples.case_wtal.evaluation import Evaluation, Protocol
 from examples.case_wtal.summary import Line, between_recipes, summarise, to_csv
@@ -28,12 +29,10 @@ def context(data: LocalizationData, protocol: Protocol, weights: str) -> str:
 def results_table(results: Sequence[Result], protocol: Protocol, title: str) -> Table:
     """A few rows of single trainings: mAP at some thresholds and on average."""
     columns = _shown(protocol)
-    table = _table(title, ["", *(f"@{protocol.tious[i]:g}" for i in columns), "average", "fg AUC of the map"])
+    table = _table(title, ["", *(f"@{protocol.tious[i]:g}" for i in columns), "average", "foreground AUC"])
     for result in results:
         auc = result.auc[list(MAPS).index("fused" if result.row == "+test" else "attention")]
-        table.add_row(
-            result.row, *(f"{result.mean_ap[i]:.1f}" for i in columns), f"{result.average:.1f}", f"{auc:.3f}"
-        )
+        table.add_row(result.row, *(f"{result.mean_ap[i]:.1f}" for i in columns), f"{result.average:.1f}", f"{auc:.3f}")
     return table
 
 
@@ -54,7 +53,7 @@ def evaluation_table(evaluation: Evaluation, title: str) -> Table:
 def summary_rows(lines: Sequence[Line], protocol: Protocol) -> tuple[list[str], list[list[str]]]:
     """Header and cells of an ablation's summary."""
     columns = _shown(protocol)
-    head = ["recipe", "row", *(f"@{protocol.tious[i]:g}" for i in columns), "average (sd)", "gain over base [95 %]"]
+    head = ["recipe", "row", *(f"@{protocol.tious[i]:g}" for i in columns), "average (sd)", "gain [95 %]"]
     head += [f"AUC {name}" for name in MAPS]
     rows = []
     for line in lines:
@@ -72,9 +71,10 @@ def summary_table(lines: Sequence[Line], protocol: Protocol, title: str) -> Tabl
     head, rows = summary_rows(lines, protocol)
     table = _table(title, head)
     for i, row in enumerate(rows):
-        if i and row[0] != rows[i - 1][0]:
+        same = i > 0 and row[0] == rows[i - 1][0]
+        if i and not same:
             table.add_section()
-        table.add_row(*row)
+        table.add_row("" if same else row[0], *row[1:])
     return table
 
 
@@ -84,7 +84,7 @@ def summary_notes(results: Sequence[Result], data: LocalizationData, protocol: P
     seeds = sorted({r.seed for r in results})
     notes = [
         context(data, protocol, "last epoch, no selection on the evaluated split"),
-        f"{len(seeds)} seeds of training. sd: over the seeds. Gain: difference paired by seed, with its 95 % t-interval. "
+        f"{len(seeds)} seeds of training. sd: over the seeds. Gain: over base, paired by seed, 95 % t-interval. "
         "AUC: of foreground snippets, by attention, by the clusters, and by both fused, which +test uses.",
     ]
     collapsed = {line.recipe: line.collapsed for line in lines if line.collapsed}
@@ -93,8 +93,9 @@ def summary_notes(results: Sequence[Result], data: LocalizationData, protocol: P
         notes.append(f"COLLAPSED: with {recipe}, the baseline of seed {names} is below half of the median.")
     if not collapsed:
         notes.append("No baseline collapsed (average mAP below half of the median).")
-    for recipe, reference, difference in between_recipes(results):
-        notes.append(f"+test of {recipe} minus +test of {reference}: {difference} points.")
+    for row in (BASE, ASSISTED):
+        for recipe, reference, difference in between_recipes(results, row):
+            notes.append(f"{row} of {recipe} minus {row} of {reference}: {difference} points.")
     return notes
 
 
@@ -112,16 +113,16 @@ def write_summary(results: Sequence[Result], data: LocalizationData, protocol: P
 def show(table: Table, notes: Iterable[str], console: Console | None = None) -> None:
     """Print a table and the sentences that belong to it."""
     console = console or Console()
-    # Piped into a file, rich assumes 80 columns and would cut the table.
-    if not console.is_terminal:
-        console.width = max(console.width, 120)
+    # Rich would cut numbers to make the table fit; a wide line is the smaller evil, and a file has no width at all.
+    wide = console.options.update(max_width=1000)
+    console.width = max(console.width, console.measure(table, options=wide).maximum)
     console.print(table)
     for note in notes:
         console.print(note, style="dim", highlight=False)
 
 
 def _table(title: str, head: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=box.SIMPLE_HEAD)
     for column in head:
         text = column in {"", "class", "recipe", "row"}
         table.add_column(column, justify="left" if text else "right", no_wrap=True)

@@ -1,22 +1,12 @@
-"""Training, and the run folder: settings, environment, metrics, predictions, evaluation, checkpoint.
-
-    config.json          every setting; `CaseConfig` comes back from it
-    environment.json     versions, platform, seed, and what the data are
-    metrics.csv          mean losses of each epoch; the same as curves in tensorboard/
-    checkpoints/last.ckpt
-    predictions.json     detections on the test split, ActivityNet results form
-    evaluation.json      AP of each class and threshold; as a table in evaluation.txt
-"""
+"""Training into a run folder (see `run_folder`), and evaluation out of it."""
 
 import json
 import logging
-import platform
+import signal
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import torch
@@ -26,15 +16,13 @@ from torch.utils.data import DataLoader
 
 from examples.case_wtal.callbacks import BEST_ON_TEST, BestOnTest, EpochSampler, MetricsFile, ProgressLine
 from examples.case_wtal.config import CaseConfig
-from examples.case_wtal.config_json import describe_difference, read_config, to_plain, write_config
+from examples.case_wtal.config_json import read_config, to_plain
 from examples.case_wtal.data import LocalizationData, load
 from examples.case_wtal.data.batches import RecordingDataset, collate
 from examples.case_wtal.evaluation import PROTOCOLS, Detections, Evaluation, Protocol, evaluate
 from examples.case_wtal.inference import detect, score_recordings
 from examples.case_wtal.module import CaseModule
-
-CHECKPOINT = Path("checkpoints") / "last.ckpt"
-PACKAGES = ("otlabel", "torch", "lightning", "numpy", "scipy", "scikit-learn")
+from examples.case_wtal.run_folder import CHECKPOINT, PREDICTIONS, existing, open_folder, write_json
 
 
 def train(
@@ -68,12 +56,15 @@ def train(
     """
     check_settings(config)
     folder = None if folder is None else Path(folder)
-    checkpoint = _open_folder(folder, config, data, resume=resume)
+    checkpoint = open_folder(folder, config, data, resume=resume)
     with _quiet_lightning():
         L.seed_everything(config.train.seed, workers=True, verbose=False)
         module = CaseModule(data.stream_widths, len(data.classes), config)
         best = BestOnTest(lambda: test_average(module, data), config.train.epochs)
-        trainer = _make_trainer(config, folder, [best] if config.train.checkpoint == "best_on_test" else [], progress)
+        callbacks: list[L.Callback] = [best] if config.train.checkpoint == "best_on_test" else []
+        if progress:
+            callbacks.append(ProgressLine(f"{config.recipe}, {config.loss.components}, seed {config.train.seed}"))
+        trainer = _make_trainer(config, folder, callbacks)
         trainer.fit(module, _train_loader(config, data, trainer), ckpt_path=checkpoint, weights_only=True)
     if config.train.checkpoint == "best_on_test":
         module.load_state_dict(best.weights)
@@ -93,9 +84,9 @@ def load_run(folder: str | Path) -> tuple[CaseModule, CaseConfig]:
         ValueError: `config.json` holds unknown or wrong settings.
     """
     folder = Path(folder)
-    config = read_config(_existing(folder, "config.json"))
-    shapes = json.loads(_existing(folder, "environment.json").read_text())["data"]
-    checkpoint = torch.load(_existing(folder, str(CHECKPOINT)), map_location="cpu", weights_only=True)
+    config = read_config(existing(folder, "config.json"))
+    shapes = json.loads(existing(folder, "environment.json").read_text())["data"]
+    checkpoint = torch.load(existing(folder, str(CHECKPOINT)), map_location="cpu", weights_only=True)
     module = CaseModule(shapes["stream_widths"], len(shapes["classes"]), config)
     if config.train.checkpoint == "best_on_test":
         states = [state for name, state in checkpoint["callbacks"].items() if name.startswith("BestOnTest")]
@@ -164,6 +155,15 @@ def check_settings(config: CaseConfig) -> None:
     for field, (value, least) in rules.items():
         if value < least:
             raise ValueError(f"`{field}` must be at least {least}, got {value}. Correct it or leave it out.")
+    for field, width in (
+        ("label.smoothing", config.label.smoothing),
+        ("inference.smoothing", config.inference.smoothing),
+    ):
+        if width < 1 or width % 2 == 0:
+            raise ValueError(
+                f"`{field}` must be odd and at least 1, got {width}. An even number of snippets has no middle; "
+                "1 leaves it out."
+            )
 
 
 def _train_loader(config: CaseConfig, data: LocalizationData, trainer: L.Trainer) -> DataLoader:
@@ -172,9 +172,7 @@ def _train_loader(config: CaseConfig, data: LocalizationData, trainer: L.Trainer
     return DataLoader(dataset, batch_size=config.train.batch_size, sampler=sampler, collate_fn=collate)
 
 
-def _make_trainer(config: CaseConfig, folder: Path | None, callbacks: list[L.Callback], progress: bool) -> L.Trainer:
-    if progress:
-        callbacks.append(ProgressLine(f"{config.recipe} ({config.loss.components}, seed {config.train.seed})"))
+def _make_trainer(config: CaseConfig, folder: Path | None, callbacks: list[L.Callback]) -> L.Trainer:
     logger: TensorBoardLogger | bool = False
     if folder is not None:
         logger = TensorBoardLogger(folder, name="", version="tensorboard", default_hp_metric=False)
@@ -204,63 +202,10 @@ def _make_trainer(config: CaseConfig, folder: Path | None, callbacks: list[L.Cal
     )
 
 
-def _open_folder(folder: Path | None, config: CaseConfig, data: LocalizationData, *, resume: bool) -> Path | None:
-    """Prepare the run folder; returns the checkpoint to go on from, if there is one."""
-    if folder is None:
-        if resume:
-            raise ValueError("`resume` must be False without a run folder, got True. Name the folder of the run.")
-        return None
-    saved = folder / "config.json"
-    if resume:
-        differences = describe_difference(read_config(_existing(folder, "config.json")), config)
-        if differences:
-            raise ValueError(
-                f"`config` must equal the settings of the run that is resumed, got {differences}. "
-                "Resume with the saved settings, or start a new run in another folder."
-            )
-    elif folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(
-            f"`folder` must be new or empty, got {folder} with "
-            f"{'a run' if saved.exists() else 'other files'} in it. Choose another folder"
-            f"{', or resume that run' if saved.exists() else ''}."
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_config(config, saved)
-    _write_json(folder / "environment.json", _environment(config, data))
-    checkpoint = folder / CHECKPOINT
-    return checkpoint if resume and checkpoint.exists() else None
-
-
-def _environment(config: CaseConfig, data: LocalizationData) -> dict[str, Any]:
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": {name: _version(name) for name in PACKAGES},
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "seed": config.train.seed,
-        "data": {
-            "name": data.name,
-            "note": data.note,
-            "train": len(data.train),
-            data.test_split: len(data.test),
-            "classes": list(data.classes),
-            "stream_widths": data.stream_widths,
-        },
-    }
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed, used from its source tree"
-
-
 def _evaluate_into(folder: Path, module: CaseModule, data: LocalizationData) -> Evaluation:
     detections = detect(score_recordings(module, data.test), data.classes, module.config)
     evaluation = evaluate_detections(detections, data, module.config.inference.protocol)
-    detections.write(folder / "predictions.json")
+    detections.write(folder / PREDICTIONS)
     content = {
         "protocol": evaluation.protocol.describe(),
         "data": data.note,
@@ -271,25 +216,19 @@ def _evaluate_into(folder: Path, module: CaseModule, data: LocalizationData) -> 
         "mean_ap": evaluation.mean_ap.tolist(),
         "ap": dict(zip(evaluation.classes, evaluation.ap.tolist(), strict=True)),
     }
-    _write_json(folder / "evaluation.json", content)
+    write_json(folder / "evaluation.json", content)
     head = [data.note, f"Split: {data.test_split}. Weights: {selection_note(module.config)}."]
     (folder / "evaluation.txt").write_text("\n".join([*head, *evaluation.lines()]) + "\n", encoding="utf-8")
     return evaluation
 
 
-def _existing(folder: Path, name: str) -> Path:
-    if not (folder / name).is_file():
-        raise FileNotFoundError(f"`folder` must be a run folder with {name}, got {folder}. Train into it first.")
-    return folder / name
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
-    """Keep Lightning's advice for larger machines out of the output; its warnings and errors stay."""
+    """Keep Lightning's advice for larger machines out of the output; its warnings and errors stay.
+
+    It also leaves torch in deterministic mode, and turns Ctrl-C into an exit and ignores further ones; that is undone.
+    """
+    deterministic, handler = torch.are_deterministic_algorithms_enabled(), signal.getsignal(signal.SIGINT)
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.WARNING)
@@ -297,8 +236,17 @@ def _quiet_lightning() -> Iterator[None]:
         with warnings.catch_warnings():
             # Workers would cost more than they save on features that lie in memory.
             warnings.filterwarnings("ignore", message="The 'train_dataloader' does not have many workers")
+            # A resumed run has both: its own checkpoint, and, if its folder was moved, another place than at the start.
+            warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+            warnings.filterwarnings("ignore", message="The dirpath has changed from")
             # lightning 2.6 calls torch's pytree API in a form that torch 2.13 deprecates.
             warnings.filterwarnings("ignore", message=r".isinstance\(treespec, LeafSpec\)", category=FutureWarning)
             yield
+    except SystemExit as stop:
+        if not isinstance(stop.__context__, KeyboardInterrupt):
+            raise
+        signal.signal(signal.SIGINT, handler)
+        raise KeyboardInterrupt from None
     finally:
         logger.setLevel(level)
+        torch.use_deterministic_algorithms(deterministic)

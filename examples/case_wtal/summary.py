@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from examples.case_wtal.ablation import ASSISTED, BASE, MAPS, ROWS, Result
+from examples.case_wtal.ablation import BASE, MAPS, ROWS, Result
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def summarise(results: Sequence[Result]) -> list[Line]:
     return lines
 
 
-def between_recipes(results: Sequence[Result], row: str = ASSISTED) -> list[tuple[str, str, Difference]]:
+def between_recipes(results: Sequence[Result], row: str) -> list[tuple[str, str, Difference]]:
     """(recipe, reference, difference) of every two recipes in one row, over the seeds that both have."""
     recipes = list(dict.fromkeys(r.recipe for r in results))
     found = {recipe: _by_seed(results, recipe, row) for recipe in recipes}
