@@ -34,7 +34,7 @@ class LabelConfig:
     cluster_marginal: Literal["empirical", "uniform"] = "empirical"  # eq. 13, or equipartition (table 6)
     initial_foreground: Literal["half", "one_over_k"] = "half"  # cluster foreground before the first iteration
     memory: Literal["last_batch", "ema"] = "last_batch"  # which cluster labels the prior and the test see
-    class_epsilon: float = 0.5  # entropic strength of the snippet-level class labels, on log-probabilities
+    class_epsilon: float = 1.0  # entropic strength of the snippet-level class labels, on log-probabilities
     ema_decay: float = 0.9  # share of the old cluster labels kept at each iteration with memory="ema"
 
 

@@ -6,7 +6,13 @@ import pytest
 import torch
 
 from examples.case_wtal.config import LabelConfig
-from examples.case_wtal.labels import cluster_labels, prototype_cosine, snippet_labels, snippet_log_prior
+from examples.case_wtal.labels import (
+    class_labels,
+    cluster_labels,
+    prototype_cosine,
+    snippet_labels,
+    snippet_log_prior,
+)
 from tests.case_wtal.test_model import batch_of, make_module
 from tests.case_wtal.tiny import tiny_config, tiny_data
 
@@ -112,6 +118,59 @@ def test_uniform_marginal_makes_half_of_the_clusters_foreground():
         cosines(n=8, k=2), torch.tensor([1.0] + [0.0] * 11), replace(CONVERGED, cluster_marginal="uniform")
     )
     torch.testing.assert_close(labels.mean(dim=0), torch.tensor([0.5, 0.5]), atol=1e-5, rtol=0)
+
+
+def class_problem(seed=0):
+    """Two videos of 20 snippets with classes {0} and {0, 2} of 3."""
+    generator = torch.Generator().manual_seed(seed)
+    activation = torch.randn(40, 3, generator=generator).softmax(dim=1)
+    video = torch.tensor([[1.0, 0, 0]] * 20 + [[1.0, 0, 1.0]] * 20)
+    return activation, torch.rand(40, generator=generator), video
+
+
+def test_class_labels_stay_within_the_classes_of_the_video():
+    activation, foreground, video = class_problem()
+    labels = class_labels(activation, foreground, video, CONVERGED)
+    assert (labels[video == 0] == 0).all()
+    assert (labels.sum(dim=1) <= 1 + 1e-6).all()  # the rest is background
+
+
+def test_class_labels_share_the_foreground_of_each_video_among_its_classes():
+    activation, foreground, video = class_problem()
+    share = class_labels(activation, foreground, video, CONVERGED).mean(dim=0)
+    expected = foreground.mean() * torch.tensor([0.75, 0.0, 0.25])  # half the snippets {0}, half {0, 2}
+    torch.testing.assert_close(share, expected, atol=1e-5, rtol=0)
+
+
+def test_class_labels_at_epsilon_one_are_the_probabilities_reweighted_by_class():
+    activation, foreground, video = class_problem()
+    labels = class_labels(activation, foreground, video, replace(CONVERGED, class_epsilon=1.0))[20:]
+    odds = labels[:, 0] / labels[:, 2] * activation[20:, 2] / activation[20:, 0]
+    torch.testing.assert_close(odds, odds[0].expand(20), rtol=1e-4, atol=0)
+
+
+def test_snippets_of_a_video_without_labels_are_background():
+    activation, foreground, video = class_problem()
+    video[:20] = 0
+    labels = class_labels(activation, foreground, video, CONVERGED)
+    assert (labels[:20] == 0).all()
+    assert (labels[20:].sum(dim=1) > 0).all()
+    assert (class_labels(activation, foreground, torch.zeros_like(video), CONVERGED) == 0).all()
+
+
+def test_class_loss_begins_after_the_warm_start_and_with_cluster_classification_only():
+    data, config = tiny_data(), tiny_config()
+    batch = batch_of(data.train, data.classes)
+
+    def loss(class_weight, warm_start_epochs=0, components="scc_ccc"):
+        settings = replace(
+            config.loss, class_weight=class_weight, warm_start_epochs=warm_start_epochs, components=components
+        )
+        return make_module(replace(config, loss=settings)).training_step(batch).item()
+
+    assert loss(1.0) > loss(0.0)
+    assert loss(1.0, warm_start_epochs=1) == loss(0.0, warm_start_epochs=1)
+    assert loss(1.0, components="scc") == loss(0.0, components="scc")
 
 
 def test_prototypes_are_weighted_means():

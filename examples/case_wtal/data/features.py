@@ -4,6 +4,7 @@ Axes: C sensor channels, S samples per snippet, T snippets.
 """
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 
 def cut_snippets(signal: np.ndarray, samples_per_snippet: int) -> np.ndarray:
@@ -18,6 +19,23 @@ def cut_snippets(signal: np.ndarray, samples_per_snippet: int) -> np.ndarray:
     """
     snippets = len(signal) // samples_per_snippet
     return signal[: snippets * samples_per_snippet].reshape(snippets, samples_per_snippet, signal.shape[1])
+
+
+def sliding_windows(signal: np.ndarray, samples_per_snippet: int, window: int) -> np.ndarray:
+    """A longer window around the centre of each whole snippet; the first and last sample are repeated at the ends.
+
+    Args:
+        signal: Shape (samples, C).
+        samples_per_snippet: From one snippet to the next.
+        window: S, at least `samples_per_snippet`, differing from it by an even number.
+
+    Returns:
+        Shape (T, S, C) with T = samples // samples_per_snippet; a view that must not be written to.
+    """
+    snippets = len(signal) // samples_per_snippet
+    margin = (window - samples_per_snippet) // 2
+    padded = np.pad(signal[: snippets * samples_per_snippet], ((margin, margin), (0, 0)), mode="edge")
+    return sliding_window_view(padded, window, axis=0)[::samples_per_snippet].swapaxes(1, 2)
 
 
 def waveform_length(snippets: np.ndarray) -> np.ndarray:

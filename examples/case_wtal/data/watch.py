@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from examples.case_wtal.data.composition import Piece, PlanSettings, plan_recording, split_groups
-from examples.case_wtal.data.features import cut_snippets, slope, waveform_length, zscore
+from examples.case_wtal.data.features import sliding_windows, slope, waveform_length, zscore
 from examples.case_wtal.data.recording import LocalizationData, Recording, Segment
 
 RATE = 50
@@ -45,6 +45,7 @@ PAIRS = ((1, 2), (3, 4), (5, 6), (7, 10), (8, 9))
 TRAIN_PAIRS = 3
 
 SAMPLES_PER_SNIPPET = 16
+WINDOW_SAMPLES = 96
 PIECE_SECONDS = (3, 12)
 
 
@@ -77,10 +78,10 @@ def load_watch(
     A recording strings together random pieces (3 to 12 s) of one arm of one subject: 1 to 3 of the five
     foreground exercises, and background from the two others, no two neighbouring pieces of one exercise, no
     sample twice in one recording. (Different recordings of one arm do share signal.) The joins are abrupt, so
-    the snippet that holds one is unusual; joins occur inside background and between foreground pieces too.
-    Snippets last 0.32 s; features are z-scored per recording. Every arm gives equally many recordings, up to one,
-    although subjects 3 and 4 have half the signal of the others. Train and test share no subject, and no pair
-    of `PAIRS`.
+    the snippets around one are unusual; joins occur inside background and between foreground pieces too.
+    Snippets last 0.32 s, their features look at 1.92 s and are z-scored per recording. Every arm gives equally
+    many recordings, up to one, although subjects 3 and 4 have half the signal of the others. Train and test share
+    no subject, and no pair of `PAIRS`.
 
     Args:
         seed: Of the split and of every composition.
@@ -209,7 +210,8 @@ def compose_recording(wearer: Wearer, pieces: tuple[Piece, ...], name: str) -> R
 def motion_features(axes: np.ndarray) -> np.ndarray:
     """Statistics of three axes and their norm: mean, deviation, minimum, maximum, waveform length, slope.
 
-    A snippet (0.32 s) is a fraction of one repetition (about 2 s), so it holds no spectrum worth having.
+    Each snippet (0.32 s) is described by the 1.92 s around it, about one repetition of an exercise: within less, the
+    phases of a repetition differ more than two exercises do.
 
     Args:
         axes: Shape (samples, 3).
@@ -217,7 +219,8 @@ def motion_features(axes: np.ndarray) -> np.ndarray:
     Returns:
         Shape (T, 24).
     """
-    snippets = cut_snippets(np.column_stack([axes, np.linalg.norm(axes, axis=1)]), SAMPLES_PER_SNIPPET)
+    channels = np.column_stack([axes, np.linalg.norm(axes, axis=1)])
+    snippets = sliding_windows(channels, SAMPLES_PER_SNIPPET, WINDOW_SAMPLES)
     return np.concatenate(
         (
             snippets.mean(axis=1),
