@@ -1,5 +1,7 @@
 """What otlabel raises and warns with, and the checks that more than one module makes."""
 
+import math
+
 from torch import Tensor
 
 
@@ -60,4 +62,23 @@ def require_beside(value: Tensor, name: str, other: Tensor, other_name: str) -> 
         other.device,
         other_name,
         value.device,
+    )
+
+
+def value_range(value: Tensor) -> tuple[float, float]:
+    """Smallest and largest entry; NaN in both if there is one, zeros if the tensor is empty."""
+    value = value.detach()
+    return (value.amin().item(), value.amax().item()) if value.numel() else (0.0, 0.0)
+
+
+def require_mass(value: Tensor, name: str, advice: str) -> None:
+    """Raise unless every entry is finite and non-negative."""
+    smallest, largest = value_range(value)
+    require(
+        0 <= smallest <= largest < math.inf,
+        "`{}` must be finite and non-negative, got values from {:g} to {:g}. {}",
+        name,
+        smallest,
+        largest,
+        advice,
     )

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Real
 from torch import Tensor
 
-from otlabel.errors import require, require_beside, require_count, require_number, require_numbers
+from otlabel.errors import require, require_beside, require_count, require_mass, require_number, require_numbers
 
 
 def uniform(
@@ -58,13 +58,7 @@ def from_counts(counts: Real[Tensor, "*batch k"], *, smoothing: float = 0.0) -> 
         "`smoothing` must be finite and at least 0, got {}. Pass 0 for none.",
         smoothing,
     )
-    smallest, largest = _range(counts)
-    require(
-        0 <= smallest <= largest < torch.inf,
-        "`counts` must be finite and non-negative, got values from {:g} to {:g}. Remove the broken entries.",
-        smallest,
-        largest,
-    )
+    require_mass(counts, "counts", "Remove the broken entries.")
     mass = counts.detach().to(torch.float64) + smoothing
     require(
         mass.ndim >= 1 and bool((mass > 0).any(dim=-1).all()),
@@ -106,13 +100,7 @@ def empirical(
         "`labels` must have shape (*batch, n, k), got {}. Add a dimension: rows are samples, columns classes.",
         tuple(labels.shape),
     )
-    smallest, largest = _range(labels)
-    require(
-        0 <= smallest <= largest < torch.inf,
-        "`labels` must be finite and non-negative, got values from {:g} to {:g}. Pass probabilities, not logits.",
-        smallest,
-        largest,
-    )
+    require_mass(labels, "labels", "Pass probabilities, not logits.")
     mass = labels.detach().to(torch.float64)
     if sample_weight is not None:
         require_numbers(sample_weight, "sample_weight")
@@ -123,13 +111,7 @@ def empirical(
             tuple(labels.shape[:-1]),
             tuple(sample_weight.shape),
         )
-        smallest, largest = _range(sample_weight)
-        require(
-            0 <= smallest <= largest < torch.inf,
-            "`sample_weight` must be finite and non-negative, got values from {:g} to {:g}. 0 ignores a sample.",
-            smallest,
-            largest,
-        )
+        require_mass(sample_weight, "sample_weight", "0 ignores a sample.")
         mass = mass * sample_weight.detach()[..., None]
     share = mass.sum(dim=-2)
     require(
@@ -185,7 +167,3 @@ def _shares(mass: Tensor, dtype: torch.dtype) -> Tensor:
 def _require_floating(dtype: torch.dtype) -> None:
     if not dtype.is_floating_point:
         raise TypeError(f"`dtype` must be a floating type, got {dtype}. Shares are fractions.")
-
-
-def _range(value: Tensor) -> tuple[float, float]:
-    return (value.amin().item(), value.amax().item()) if value.numel() else (0.0, 0.0)

@@ -14,7 +14,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from otlabel.errors import InfeasibleProblemError, require, require_beside, require_number, require_numbers
+from otlabel.errors import (
+    InfeasibleProblemError,
+    require,
+    require_beside,
+    require_mass,
+    require_number,
+    require_numbers,
+    value_range,
+)
 from otlabel.kernel import DenseKernel, label_dtype
 
 # A marginal is renormalised exactly; further from 1 than this (or than the rounding of its dtype) it is a mistake.
@@ -161,7 +169,7 @@ def _epsilon(epsilon: float | Tensor, scores: Tensor) -> Tensor:
     else:
         require_number(epsilon, "epsilon", "It may also be a tensor; the usual value is 0.05.")
         value = scores.new_full(batch_shape, epsilon, dtype=torch.float64)
-    smallest, largest = _range(value)
+    smallest, largest = value_range(value)
     require(
         0 < smallest <= largest < math.inf,
         "`epsilon` must be positive and finite, got {}. It is in units of the scores; the usual value is 0.05.",
@@ -199,19 +207,13 @@ def resolve_log_prior(prior: Tensor | None, log_prior: Tensor | None, scores: Te
         assert log_prior is not None  # noqa: S101 - for the type checker
         return log_prior
     prior = _beside(_check_floating(prior, "prior"), scores, "prior")
-    smallest, largest = _range(prior)
-    require(
-        0 <= smallest <= largest < math.inf,
-        "`prior` must be finite and non-negative, got values from {:g} to {:g}. Pass logarithms as `log_prior`.",
-        smallest,
-        largest,
-    )
+    require_mass(prior, "prior", "Pass logarithms as `log_prior`.")
     return prior.to(torch.float64).log()
 
 
 def _check_log_prior(log_prior: object, scores: Tensor) -> Tensor:
     value = _beside(_check_floating(log_prior, "log_prior"), scores, "log_prior")
-    largest = _range(value)[1]
+    largest = value_range(value)[1]
     require(
         largest < math.inf,
         "`log_prior` must hold no NaN and no +inf, got {}. -inf is allowed and forbids a label.",
@@ -235,13 +237,7 @@ def _sample_weight(sample_weight: Tensor | None, scores: Tensor) -> Tensor:
     require_numbers(sample_weight, "sample_weight")
     weight = _beside(sample_weight.detach(), scores, "sample_weight").to(torch.float64)
     weight = _broadcast(weight, shape, "sample_weight").reshape(-1, shape[-1])
-    smallest, largest = _range(weight)
-    require(
-        0 <= smallest <= largest < math.inf,
-        "`sample_weight` must be finite and non-negative, got values from {:g} to {:g}. 0 ignores a sample.",
-        smallest,
-        largest,
-    )
+    require_mass(weight, "sample_weight", "0 ignores a sample.")
     # Divide by the maximum first: the sum of huge weights could overflow.
     peak = weight.amax(dim=-1, keepdim=True)
     require(
@@ -260,13 +256,7 @@ def _marginal(marginal: object, scores: Tensor) -> Tensor:
     marginal = _beside(_check_floating(marginal, "marginal"), scores, "marginal")
     rounding = torch.finfo(marginal.dtype).eps
     share = _broadcast(marginal.to(torch.float64), shape, "marginal").reshape(-1, shape[-1])
-    smallest, largest = _range(share)
-    require(
-        0 <= smallest <= largest < math.inf,
-        "`marginal` must be finite and non-negative, got values from {:g} to {:g}. A proportion of 0 empties a class.",
-        smallest,
-        largest,
-    )
+    require_mass(share, "marginal", "A proportion of 0 empties a class.")
     total = share.sum(dim=-1, keepdim=True)
     off = total.flatten()[(total - 1).abs().argmax()].item()
     require(
@@ -280,11 +270,6 @@ def _marginal(marginal: object, scores: Tensor) -> Tensor:
 def _beside(value: Tensor, scores: Tensor, name: str) -> Tensor:
     require_beside(value, name, scores, "scores")
     return value
-
-
-def _range(value: Tensor) -> tuple[float, float]:
-    """Smallest and largest entry; NaN in both if there is one, zeros if the tensor is empty (its shape fails later)."""
-    return (value.amin().item(), value.amax().item()) if value.numel() else (0.0, 0.0)
 
 
 def _broadcast(value: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
