@@ -35,7 +35,7 @@ class Demo:
         from examples.case_wtal.data import load
         from examples.case_wtal.demo import demo
         from examples.case_wtal.recipes import RECIPES
-        from examples.case_wtal.report import context, results_table, show
+        from examples.case_wtal.report import class_label_notes, context, results_table, show
         from examples.case_wtal.run import protocol_of, selection_note
 
         data, config = load("watch"), RECIPES["otlabel"]("watch")
@@ -43,6 +43,7 @@ class Demo:
         protocol = protocol_of(config.inference.protocol)
         notes = [
             context(data, protocol, selection_note(config)),
+            *class_label_notes({config.recipe: config}),
             f"A single seed ({config.train.seed}): differences of a few points are within what another seed changes. "
             f"For several seeds: {PROGRAM} ablation",
         ]
@@ -140,10 +141,13 @@ class Ablation:
         first = configs[self.recipes[0]]
         data, protocol = _load(first), protocol_of(first.inference.protocol)
         results = ablation(data, configs, self.seeds, self.folder, jobs=self.jobs, report=_say)
-        write_summary(results, data, protocol, self.folder)
+        write_summary(results, data, protocol, self.folder, configs)
         show(
             summary_table(summarise(results), protocol, f"Ablation on {data.name}"),
-            [*summary_notes(results, data, protocol), f"Written to {self.folder}: results, summary.md, summary.csv."],
+            [
+                *summary_notes(results, data, protocol, configs),
+                f"Written to {self.folder}: results, summary.md, summary.csv.",
+            ],
         )
 
 

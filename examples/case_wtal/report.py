@@ -1,7 +1,7 @@
 """Tables for terminal and Markdown. Beside every number: the protocol, the data, and how the weights were chosen."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from examples.case_wtal.ablation import ASSISTED, BASE, MAPS, Result
+from examples.case_wtal.config import CaseConfig
 from examples.case_wtal.data import LocalizationData
 from examples.case_wtal.evaluation import Evaluation, Protocol
 from examples.case_wtal.summary import Line, between_recipes, summarise, to_csv
@@ -78,8 +79,19 @@ def summary_table(lines: Sequence[Line], protocol: Protocol, title: str) -> Tabl
     return table
 
 
-def summary_notes(results: Sequence[Result], data: LocalizationData, protocol: Protocol) -> list[str]:
-    """What must be read with the summary."""
+def class_label_notes(recipes: Mapping[str, CaseConfig]) -> list[str]:
+    """Says which recipes train with more than CASE in the rows that are named after it."""
+    names = " and ".join(name for name, config in recipes.items() if config.loss.class_weight > 0)
+    return [f"In {names}, +SCC+CCC also learns from class labels by transport, which are ours."] if names else []
+
+
+def summary_notes(
+    results: Sequence[Result],
+    data: LocalizationData,
+    protocol: Protocol,
+    recipes: Mapping[str, CaseConfig] | None = None,
+) -> list[str]:
+    """What must be read with the summary; `recipes` are the settings behind the names, where known."""
     lines = summarise(results)
     seeds = sorted({r.seed for r in results})
     notes = [
@@ -87,6 +99,7 @@ def summary_notes(results: Sequence[Result], data: LocalizationData, protocol: P
         f"{len(seeds)} seeds of training. sd: over the seeds. Gain: over base, paired by seed, 95 % t-interval. "
         "AUC: of foreground snippets, by attention, by the clusters, and by both fused, which +test uses.",
     ]
+    notes += class_label_notes(recipes or {})
     collapsed = {line.recipe: line.collapsed for line in lines if line.collapsed}
     for recipe, low in collapsed.items():
         names = ", ".join(map(str, low))
@@ -99,13 +112,19 @@ def summary_notes(results: Sequence[Result], data: LocalizationData, protocol: P
     return notes
 
 
-def write_summary(results: Sequence[Result], data: LocalizationData, protocol: Protocol, folder: Path) -> None:
+def write_summary(
+    results: Sequence[Result],
+    data: LocalizationData,
+    protocol: Protocol,
+    folder: Path,
+    recipes: Mapping[str, CaseConfig] | None = None,
+) -> None:
     """`summary.md` and `summary.csv`."""
     lines = summarise(results)
     head, rows = summary_rows(lines, protocol)
     table = ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)]
     text = [f"# Ablation on {data.name}", "", *table, ""]
-    text += [f"- {note}" for note in summary_notes(results, data, protocol)]
+    text += [f"- {note}" for note in summary_notes(results, data, protocol, recipes)]
     (folder / "summary.md").write_text("\n".join(text) + "\n", encoding="utf-8")
     (folder / "summary.csv").write_text(to_csv(lines, protocol.tious), encoding="utf-8")
 

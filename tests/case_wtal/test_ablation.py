@@ -13,7 +13,8 @@ from examples.case_wtal import ablation as module
 from examples.case_wtal.ablation import ROWS, ablation, plan, read_results, run_job
 from examples.case_wtal.config import InferenceConfig, LabelConfig
 from examples.case_wtal.proposals import ProposalConfig
-from examples.case_wtal.report import show, summary_notes, summary_table, write_summary
+from examples.case_wtal.recipes import RECIPES
+from examples.case_wtal.report import class_label_notes, show, summary_notes, summary_table, write_summary
 from examples.case_wtal.run import protocol_of
 from examples.case_wtal.summary import Difference, between_recipes, summarise
 from tests.case_wtal.tiny import tiny_config, tiny_data
@@ -225,3 +226,11 @@ def test_summary_is_shown_and_written_with_what_belongs_to_it(done, data, tmp_pa
         for row in ROWS:
             assert row in text
     assert len((tmp_path / "summary.csv").read_text().splitlines()) == 1 + 2 * len(ROWS)
+
+
+def test_notes_say_which_recipe_trains_with_more_than_case():
+    recipes = {name: RECIPES[name]("watch") for name in RECIPES}
+    assert class_label_notes(recipes) == [
+        "In otlabel, +SCC+CCC also learns from class labels by transport, which are ours."
+    ]
+    assert class_label_notes({"paper": RECIPES["paper"]("watch")}) == []
