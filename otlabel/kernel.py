@@ -53,13 +53,7 @@ class DenseKernel:
             sums. The sums are plain, not logarithms: after any exact column step they are at least (smallest sample
             weight) x (class proportion), far above float64's underflow.
         """
-        log_u = torch.empty_like(self.log_weight)
-        mass = torch.zeros_like(log_v)
-        for rows in self._blocks():
-            block, row_max, row_sum = self._exp_block(rows, log_v)
-            log_u[:, rows], scale = _row_scaling(self.log_weight[:, rows], row_max, row_sum)
-            mass += (block * scale[..., None]).sum(dim=-2)
-        return log_u, mass
+        return self._row_step(log_v, None)
 
     def row_steps(self, log_marginal: Float[Tensor, "b k"]) -> "RowSteps":
         """`row_step` for a loop: the same answers up to rounding, cheaper for problems that fit in cache."""
@@ -75,15 +69,21 @@ class DenseKernel:
         """
         dtype = label_dtype(self.scores.dtype)
         labels = torch.empty_like(self.scores, dtype=dtype, memory_format=torch.contiguous_format)
+        return labels, *self._row_step(log_v, labels)
+
+    def _row_step(
+        self, log_v: Float[Tensor, "b k"], labels: Float[Tensor, "b n k"] | None
+    ) -> tuple[Float[Tensor, "b n"], Float[Tensor, "b k"]]:
+        """`row_step`, which on its way also writes the labels where they are wanted."""
         log_u = torch.empty_like(self.log_weight)
         mass = torch.zeros_like(log_v)
         for rows in self._blocks():
             block, row_max, row_sum = self._exp_block(rows, log_v)
-            log_u[:, rows], _ = _row_scaling(self.log_weight[:, rows], row_max, row_sum)
-            block.div_(row_sum.clamp_min(torch.finfo(torch.float64).tiny)[..., None])
-            labels[:, rows] = block
-            mass += block.mul_(self.log_weight[:, rows].exp()[..., None]).sum(dim=-2)
-        return labels, log_u, mass
+            log_u[:, rows], scale = _row_scaling(self.log_weight[:, rows], row_max, row_sum)
+            mass += (block * scale[..., None]).sum(dim=-2)
+            if labels is not None:
+                labels[:, rows] = block.div_(row_sum.clamp_min(torch.finfo(torch.float64).tiny)[..., None])
+        return log_u, mass
 
     def _blocks(self) -> Iterator[slice]:
         batch, n, k = self.scores.shape
@@ -122,10 +122,11 @@ class RowSteps:
     def __init__(self, kernel: DenseKernel, log_marginal: Float[Tensor, "b k"]) -> None:
         self.kernel = kernel
         self.absorbs = kernel.scores.numel() <= ABSORBED_ENTRIES
-        masses = (kernel.log_weight, log_marginal)
-        movement = -sum(log_mass[log_mass > -torch.inf].min().item() for log_mass in masses)
-        self.steps = max(1, min(ABSORBED_STEPS, int(ABSORBED_SPREAD / max(movement, 1.0))))
-        self.age = self.steps
+        if self.absorbs:
+            masses = (kernel.log_weight, log_marginal)
+            movement = -sum(log_mass[log_mass > -torch.inf].min().item() for log_mass in masses)
+            self.steps = max(1, min(ABSORBED_STEPS, int(ABSORBED_SPREAD / max(movement, 1.0))))
+            self.age = self.steps
 
     def __call__(self, log_v: Float[Tensor, "b k"]) -> tuple[Float[Tensor, "b n"], Float[Tensor, "b k"]]:
         """See `DenseKernel.row_step`."""

@@ -9,7 +9,7 @@ from scipy.ndimage import uniform_filter1d
 from torch.utils.data import DataLoader
 
 from examples.case_wtal import losses
-from examples.case_wtal.config import CaseConfig
+from examples.case_wtal.config import CaseConfig, InferenceConfig
 from examples.case_wtal.data.batches import RecordingDataset, collate, resample
 from examples.case_wtal.data.recording import Recording
 from examples.case_wtal.evaluation import Detections
@@ -42,24 +42,25 @@ class RecordingScores:
         """P^M = (P^A + P^T) / 2, shape (T,)."""
         return (self.attention + self.cluster_foreground) / 2
 
-    def class_map(self, *, clustering_assisted: bool, fusion: str = "mean", smoothing: int = 1) -> np.ndarray:
-        """What is thresholded, shape (T, G).
+    def class_map(self, settings: InferenceConfig, *, clustering_assisted: bool | None = None) -> np.ndarray:
+        """What is thresholded, shape (T, G): class activation and foreground maps, averaged in time and fused.
 
         Args:
-            clustering_assisted: Whether the clusters' foreground probability takes part.
-            fusion: `"mean"` of the class activation, each stream's P^A and, with clustering, each stream's P^T, as in
-                CASE; or `"geometric"` mean of the class activation and P^M (P^A without clustering), in which a class
-                that is not active cannot ride on the foreground of another.
-            smoothing: Snippets, odd, over which the maps are averaged in time; the ends are repeated.
+            settings: `smoothing` is the number of snippets averaged (the ends are repeated). `fusion` is the `"mean"`
+                of the class activation, each stream's P^A and, with clustering, each stream's P^T, as in CASE; or the
+                `"geometric"` mean of the class activation and P^M (P^A without clustering), in which a class that is
+                not active cannot ride on the foreground of another.
+            clustering_assisted: Whether the clusters' foreground probability takes part; None follows the settings.
         """
-        foreground = self.fused_foreground if clustering_assisted else self.attention
+        assisted = settings.clustering_assisted if clustering_assisted is None else clustering_assisted
+        foreground = self.fused_foreground if assisted else self.attention
         activation, foreground = (
-            uniform_filter1d(values, smoothing, axis=0, mode="nearest")
+            uniform_filter1d(values, settings.smoothing, axis=0, mode="nearest")
             for values in (self.class_activation, foreground[:, None])
         )
-        if fusion == "geometric":
+        if settings.fusion == "geometric":
             return np.sqrt(activation * foreground)
-        maps = 2 * self.streams if clustering_assisted else self.streams
+        maps = 2 * self.streams if assisted else self.streams
         return (activation + maps * foreground) / (1 + maps)
 
 
@@ -102,16 +103,11 @@ def detect(
     clustering_assisted: bool | None = None,
 ) -> Detections:
     """Detections in all recordings; `clustering_assisted=None` follows the settings."""
-    assisted = config.inference.clustering_assisted if clustering_assisted is None else clustering_assisted
     return Detections.concatenate(
         [
             propose(
                 s.recording.name,
-                s.class_map(
-                    clustering_assisted=assisted,
-                    fusion=config.inference.fusion,
-                    smoothing=config.inference.smoothing,
-                ),
+                s.class_map(config.inference, clustering_assisted=clustering_assisted),
                 s.video_scores,
                 s.recording.seconds,
                 classes,

@@ -116,10 +116,7 @@ def _draw_maps(
 ) -> None:
     recording = scores.recording
     seconds = (np.arange(len(recording)) + 0.5) * recording.snippet_seconds
-    assisted = config.inference.clustering_assisted
-    fused = scores.class_map(
-        clustering_assisted=assisted, fusion=config.inference.fusion, smoothing=config.inference.smoothing
-    )
+    fused = scores.class_map(config.inference)
     for name, colour in colours.items():
         column = data.classes.index(name)
         axes[0].plot(seconds, scores.class_activation[:, column], color=colour, linewidth=1.1)
@@ -133,7 +130,7 @@ def _draw_maps(
         "T-CAS",
         "attention\n$P^A$",
         "clusters\n$P^T$",
-        "fused map,\nthresholds" if assisted else "map,\nthresholds",
+        "fused map,\nthresholds" if config.inference.clustering_assisted else "map,\nthresholds",
     )
     for axis, name in zip(axes, names, strict=True):
         axis.set_ylim(0, 1.02)
