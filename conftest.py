@@ -8,10 +8,10 @@ import hypothesis
 import pytest
 from jaxtyping import install_import_hook
 
-# Must come before anything imports otlabel: every annotated shape of the kernel is then checked in every test. Only of
-# the kernel: elsewhere the hook would answer bad input before the library's own messages, which the tests are about.
+# Must come before anything imports otlabel: every annotated shape of the kernels is then checked in every test. Only of
+# the kernels: elsewhere the hook would answer bad input before the library's own messages, which the tests are about.
 if find_spec("beartype") is not None:
-    install_import_hook("otlabel.kernel", "beartype.beartype")
+    install_import_hook(["otlabel.kernel", "otlabel.absorbed"], "beartype.beartype")
 
 hypothesis.settings.register_profile("ci", derandomize=True, max_examples=100, deadline=None)
 hypothesis.settings.register_profile("dev", max_examples=25, deadline=None)

@@ -41,7 +41,7 @@ copybutton_prompt_is_regexp = True
 warnings.filterwarnings("ignore", message=".*set_application")
 
 # Without a network there is no inventory to resolve these against.
-nitpick_ignore_regex = [("py:.*", r"(torch|jaxtyping)\..*"), ("py:.*", r"Tensor"), ("py:data", r"typing\..*")]
+nitpick_ignore_regex = [("py:.*", r"(torch|jaxtyping|typing|collections\.abc)\..*"), ("py:.*", r"Tensor|Ellipsis")]
 
 
 def typehints_formatter(annotation: Any, config: Any) -> str | None:

@@ -10,11 +10,12 @@ All three solve
 import torch
 from torch import Tensor
 
+from otlabel.errors import require, require_beside
 from otlabel.problem import LabelProblem, resolve_log_prior
 from otlabel.result import LabelResult
-from otlabel.solvers import Sinkhorn
+from otlabel.solvers import Auto, Solver
 
-_DEFAULT_SOLVER = Sinkhorn()
+_DEFAULT_SOLVER = Auto()
 
 
 def sinkhorn_label(
@@ -23,7 +24,8 @@ def sinkhorn_label(
     epsilon: float | Tensor = 0.05,
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
-    solver: Sinkhorn = _DEFAULT_SOLVER,
+    solver: Solver = _DEFAULT_SOLVER,
+    init: LabelResult | None = None,
 ) -> LabelResult:
     r"""Balanced labels: every class gets the same share of the samples.
 
@@ -39,7 +41,9 @@ def sinkhorn_label(
         sample_weight: Mass of each sample, any non-negative scale, shape (*batch, n) or (n,); default all alike. A
             sample of weight 0 (padding) does not act on the others and is labelled like unseen data.
         mask: True where a label is allowed, broadcasts to the shape of `scores`.
-        solver: Settings of the iteration; `Sinkhorn(max_iter=3, tol=None)` is the truncated loop of SwAV and DINO.
+        solver: Settings of the solver; `Auto` picks the method, `Sinkhorn(max_iter=3, tol=None)` is the truncated loop
+            of SwAV and DINO.
+        init: Earlier result for the same classes (and batch shape), whose class duals are the start.
 
     Returns:
         LabelResult with `labels`, duals, and the marginal error really reached.
@@ -65,7 +69,7 @@ def sinkhorn_label(
     Source: Asano et al., "Self-labelling via simultaneous clustering and representation learning", ICLR 2020, eqs. 6-8;
     Caron et al., "Unsupervised Learning of Visual Features by Contrasting Cluster Assignments", NeurIPS 2020, eqs. 3-5.
     """
-    return _solve(scores, epsilon=epsilon, sample_weight=sample_weight, mask=mask, solver=solver)
+    return _solve(scores, epsilon=epsilon, sample_weight=sample_weight, mask=mask, solver=solver, init=init)
 
 
 def sinkhorn_marginal_label(
@@ -75,7 +79,8 @@ def sinkhorn_marginal_label(
     epsilon: float | Tensor = 0.05,
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
-    solver: Sinkhorn = _DEFAULT_SOLVER,
+    solver: Solver = _DEFAULT_SOLVER,
+    init: LabelResult | None = None,
 ) -> LabelResult:
     r"""Prior-marginal labels: class j gets the share `marginal[j]` of the samples.
 
@@ -88,7 +93,8 @@ def sinkhorn_marginal_label(
         epsilon: Entropic strength in units of the scores.
         sample_weight: Mass of each sample, shape (*batch, n) or (n,).
         mask: True where a label is allowed.
-        solver: Settings of the iteration.
+        solver: Settings of the solver.
+        init: Earlier result for the same classes (and batch shape), whose class duals are the start.
 
     Returns:
         LabelResult with `labels`, duals, and the marginal error really reached.
@@ -116,7 +122,9 @@ def sinkhorn_marginal_label(
         raise TypeError(
             "`marginal` must be a torch.Tensor of shape (*batch, k), got None. Use `sinkhorn_label` for 1/k."
         )
-    return _solve(scores, epsilon=epsilon, sample_weight=sample_weight, marginal=marginal, mask=mask, solver=solver)
+    return _solve(
+        scores, epsilon=epsilon, sample_weight=sample_weight, marginal=marginal, mask=mask, solver=solver, init=init
+    )
 
 
 def sinkhorn_prior_label(
@@ -129,7 +137,8 @@ def sinkhorn_prior_label(
     epsilon: float | Tensor = 0.05,
     sample_weight: Tensor | None = None,
     mask: Tensor | None = None,
-    solver: Sinkhorn = _DEFAULT_SOLVER,
+    solver: Solver = _DEFAULT_SOLVER,
+    init: LabelResult | None = None,
 ) -> LabelResult:
     r"""KL-prior labels: plans near a prior assignment R are preferred.
 
@@ -145,7 +154,8 @@ def sinkhorn_prior_label(
         epsilon: Entropic strength in units of the scores.
         sample_weight: Mass of each sample, shape (*batch, n) or (n,).
         mask: True where a label is allowed.
-        solver: Settings of the iteration.
+        solver: Settings of the solver.
+        init: Earlier result for the same classes (and batch shape), whose class duals are the start.
 
     Returns:
         LabelResult with `labels`, duals, and the marginal error really reached.
@@ -182,36 +192,75 @@ def sinkhorn_prior_label(
         epsilon=epsilon,
         sample_weight=sample_weight,
         marginal=marginal,
-        log_prior=resolve_log_prior(prior, log_prior, scores),
+        log_prior=resolve_log_prior(prior, log_prior, scores, reads_values=_reads_values(scores, solver)),
         prior_weight=prior_weight,
         mask=mask,
         solver=solver,
+        init=init,
     )
 
 
 def _solve(
     scores: Tensor,
     *,
-    solver: Sinkhorn,
+    solver: Solver,
+    init: LabelResult | None,
     epsilon: float | Tensor,
     sample_weight: Tensor | None,
     mask: Tensor | None,
     marginal: Tensor | None = None,
     log_prior: Tensor | None = None,
     prior_weight: float = 1.0,
+    stacklevel: int = 4,  # the line that called the public labeler
 ) -> LabelResult:
-    if not isinstance(solver, Sinkhorn):
-        raise TypeError(
-            f"`solver` must be a settings object such as Sinkhorn(), got {type(solver).__name__}. Build one."
-        )
-    with torch.no_grad():
-        problem = LabelProblem.build(
-            scores,
-            epsilon=epsilon,
-            sample_weight=sample_weight,
-            marginal=marginal,
-            log_prior=log_prior,
-            prior_weight=prior_weight,
-            mask=mask,
-        )
-        return solver(problem, stacklevel=4)  # the line that called the public labeler
+    if not isinstance(solver, Solver) or type(solver) is Solver:  # type: ignore[redundant-expr]
+        raise TypeError(f"`solver` must be a settings object such as Auto(), got {type(solver).__name__}. Build one.")
+    device = str(getattr(getattr(scores, "device", None), "type", "cpu"))
+    if device != "meta" and torch.is_autocast_enabled(device):  # it would multiply in half precision
+        with torch.autocast(device, enabled=False):
+            return _solve(
+                scores,
+                solver=solver,
+                init=init,
+                epsilon=epsilon,
+                sample_weight=sample_weight,
+                mask=mask,
+                marginal=marginal,
+                log_prior=log_prior,
+                prior_weight=prior_weight,
+                stacklevel=stacklevel + 1,
+            )
+    problem = LabelProblem.build(
+        scores,
+        epsilon=epsilon,
+        sample_weight=sample_weight,
+        marginal=marginal,
+        log_prior=log_prior,
+        prior_weight=prior_weight,
+        mask=mask,
+        reads_values=_reads_values(scores, solver),
+    )
+    start = None if init is None else _start(init, problem)
+    return solver(problem, init=start, stacklevel=stacklevel)
+
+
+def _reads_values(scores: Tensor, solver: Solver) -> bool:
+    """Whether values are checked: a truncated solve on a device must not wait for it, and a compiler sees no values."""
+    on_host = getattr(scores, "is_cpu", True) and not torch.compiler.is_compiling()
+    return on_host or getattr(solver, "tol", None) is not None
+
+
+def _start(init: LabelResult, problem: LabelProblem) -> Tensor:
+    """Class duals of an earlier result, for a problem of the same classes."""
+    if not isinstance(init, LabelResult):
+        raise TypeError(f"`init` must be a LabelResult or None, got {type(init).__name__}. Pass an earlier result.")
+    shape = (*problem.batch_shape, problem.marginal.shape[1])
+    require(
+        tuple(init.log_v.shape) == shape,
+        "`init` must be a result for classes of shape {}, got {}. Use one of the same batch and classes.",
+        shape,
+        tuple(init.log_v.shape),
+    )
+    require_beside(init.log_v, "init", problem.marginal, "scores")
+    # A class that had no mass has no dual to start from.
+    return torch.where(init.log_v == -torch.inf, 0.0, init.log_v).reshape(problem.marginal.shape)

@@ -33,28 +33,79 @@ LARGEST_EXPONENT = 1e300
 FEASIBILITY_TOLERANCE = 1e-6
 # Up to this many classes every set of classes is checked (2**k sums), beyond only single classes.
 EXHAUSTIVE_CLASSES = 12
+# Entries that are looked at together when the range of finite values is needed.
+RANGE_ENTRIES = 2**20
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, eq=False)
 class LabelProblem:
-    """A checked problem: leading dimensions flattened to one, marginals in float64 logarithms.
+    """A checked problem: leading dimensions flattened to one, marginals in float64.
 
     Attributes:
-        kernel: The scores with everything that reweights them; also holds log a.
-        log_marginal: log b, shape (batch, k); -inf for classes without mass.
+        kernel: The scores with everything that reweights them; also holds the sample weights a.
+        given_marginal: b, shape (batch, k); None for all alike.
         batch_shape: The leading dimensions as the user gave them.
         prior_weight: Weight of the prior, None without one.
+        empty: True for the classes without mass, shape (batch, k); None if there are none.
+        top: Largest score; None where the values could not be looked at.
+        exponent_range: Bound on the range of the finite entries of L; infinite if unknown.
     """
 
     kernel: DenseKernel
-    log_marginal: Tensor
+    given_marginal: Tensor | None
     batch_shape: torch.Size
-    prior_weight: float | None
+    prior_weight: float | None = None
+    empty: Tensor | None = None
+    top: float | None = None
+    exponent_range: float = math.inf
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the labels."""
+        return (*self.batch_shape, *self.kernel.scores.shape[1:])
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether a and b were left at their defaults, all alike."""
+        return self.given_marginal is None and self.kernel.given_weight is None
+
+    @property
+    def marginal(self) -> Tensor:
+        """b, shape (batch, k)."""
+        if self.given_marginal is not None:
+            return self.given_marginal
+        batch, _, k = self.kernel.scores.shape
+        return self.kernel.scores.new_full((batch, k), 1.0 / k, dtype=torch.float64)
 
     @property
     def dtype(self) -> torch.dtype:
         """Dtype of the labels."""
         return label_dtype(self.kernel.scores.dtype)
+
+    @property
+    def largest_exponent(self) -> float:
+        """Bound on the size of the finite entries of L; infinite if unknown."""
+        if self.top is None:
+            return math.inf
+        scale = self.kernel.scale if self.kernel.scale is not None else 1.0 / self.kernel.epsilon.amin().item()
+        if self.kernel.log_prior is not None:
+            return abs(self.top) * scale + self.exponent_range
+        return max(abs(self.top * scale), abs(self.top * scale - self.exponent_range))
+
+    @property
+    def movement(self) -> float:
+        """Bound on how far a Sinkhorn step moves the duals: log(1 / (smallest weight x smallest share))."""
+        if self.is_uniform:
+            return math.log(self.kernel.scores.shape[1]) + math.log(self.marginal.shape[1])
+        if self.top is None:
+            return math.inf
+        masses = (self.kernel.weight, self.marginal)
+        return -sum(math.log(mass[mass > 0].min().item()) for mass in masses)
+
+    @property
+    def log_marginal(self) -> Tensor:
+        """Log b; -inf for classes without mass."""
+        return self.marginal.log()
 
     @classmethod
     def build(
@@ -67,66 +118,112 @@ class LabelProblem:
         log_prior: Tensor | None = None,
         prior_weight: float = 1.0,
         mask: Tensor | None = None,
+        reads_values: bool = True,
     ) -> "LabelProblem":
-        """Check every argument and bring it to canonical form; see the labelers for their meaning."""
-        scores = check_scores(scores, "scores")
-        strength = _epsilon(epsilon, scores)
-        weight = _sample_weight(sample_weight, scores)
-        share = _marginal(marginal, scores)
+        """Check every argument and bring it to canonical form; see the labelers for their meaning.
+
+        Types, shapes and devices are always checked. Values are only if `reads_values`, because the host then waits
+        for the device.
+        """
+        scores, span = _check_scores(scores, "scores", reads_values=reads_values)
+        strength = _epsilon(epsilon, scores, reads_values=reads_values)
+        weight = _sample_weight(sample_weight, scores, reads_values=reads_values)
+        share = _marginal(marginal, scores, reads_values=reads_values)
         require_number(prior_weight, "prior_weight", "CASE uses 1.")
         require(
             0 <= prior_weight < math.inf,
             "`prior_weight` must be finite and at least 0, got {}. 0 ignores the prior, 1 is the KL of CASE.",
             prior_weight,
         )
+        empty = None if share is None else share == 0
+        if empty is not None and reads_values and not empty.any():
+            empty = None
         kernel = build_kernel(
             scores,
-            epsilon=strength,
-            sample_weight=weight,
+            strength=strength,
+            weight=weight,
             log_prior=log_prior,
             prior_weight=prior_weight,
             mask=mask,
+            has_holes=span is None or span[0] == -math.inf or empty is not None,
+            reads_values=reads_values,
         )
-        _check_feasible(kernel, weight, share)
-        return cls(
+        problem = cls(
             kernel=kernel,
-            log_marginal=share.log(),
+            given_marginal=share,
             batch_shape=scores.shape[:-2],
             prior_weight=None if log_prior is None else kernel.prior_weight,
+            empty=empty,
+            top=None if span is None else span[1],
+            exponent_range=_exponent_range(kernel, span),
         )
+        if span is not None and (span[0] == -math.inf or mask is not None or kernel.log_prior is not None):
+            _check_feasible(kernel, problem.marginal, smallest=span[0])
+        return problem
 
 
 def build_kernel(
     scores: Tensor,
     *,
-    epsilon: Tensor,
-    sample_weight: Tensor | None = None,
+    strength: float | Tensor,
+    weight: Tensor | None = None,
     log_prior: Tensor | None = None,
     prior_weight: float = 1.0,
     mask: Tensor | None = None,
+    reads_values: bool = True,
+    has_holes: bool = True,
 ) -> DenseKernel:
     """Check what reweights the (already checked) scores, broadcast it, and flatten the leading dimensions."""
     n, k = scores.shape[-2:]
     if log_prior is not None:
-        log_prior = _broadcast(_check_log_prior(log_prior, scores), scores.shape, "log_prior").reshape(-1, n, k)
-        _require_range(log_prior, prior_weight, "prior_weight", "prior_weight * log_prior", "Lower it")
+        log_prior = _check_log_prior(log_prior, scores, reads_values=reads_values)
+        log_prior = _broadcast(log_prior, scores.shape, "log_prior").reshape(-1, n, k)
+        if reads_values:
+            _require_range(log_prior, prior_weight, "prior_weight", "prior_weight * log_prior", "Lower it")
     if mask is not None:
         mask = _broadcast(_check_mask(mask, scores), scores.shape, "mask").reshape(-1, n, k)
-    flat = scores.reshape(-1, n, k)
-    weight = flat.new_ones(flat.shape[:2], dtype=torch.float64) if sample_weight is None else sample_weight
     return DenseKernel(
-        scores=flat,
-        epsilon=epsilon.reshape(-1),
-        log_weight=weight.log(),
+        scores=scores.unsqueeze(0) if scores.ndim == 2 else scores.reshape(-1, n, k),
+        strength=strength.reshape(-1) if isinstance(strength, Tensor) else strength,
+        given_weight=weight,
         # A prior of weight zero must not act, not even by the entries that it forbids: 0 * -inf is NaN.
         log_prior=log_prior if prior_weight > 0 else None,
         prior_weight=float(prior_weight),
         mask=mask,
+        has_holes=has_holes or mask is not None or (log_prior is not None and prior_weight > 0),
     )
+
+
+def _exponent_range(kernel: DenseKernel, span: tuple[float, float] | None) -> float:
+    """Bound on the range of the finite entries of L."""
+    if span is None:
+        return math.inf
+    low, high = span if span[0] > -math.inf else _finite_range(kernel.scores)
+    scale = kernel.scale if kernel.scale is not None else 1.0 / kernel.epsilon.amin().item()
+    spread = (high - low) * scale if high > low else 0.0
+    if kernel.log_prior is not None:
+        low, high = _finite_range(kernel.log_prior)
+        spread += (high - low) * kernel.prior_weight
+    return spread
+
+
+def _finite_range(value: Tensor) -> tuple[float, float]:
+    """Smallest and largest entry above -inf, block by block."""
+    lows, highs = [], []
+    for block in torch.split(value, max(1, RANGE_ENTRIES // value[:, :1].numel()), dim=1):
+        highs.append(block.amax())
+        lows.append(torch.where(block == -torch.inf, torch.inf, block).amin())
+    low, high = torch.stack(lows).amin().item(), torch.stack(highs).amax().item()
+    return (low, high) if low <= high else (0.0, 0.0)
 
 
 def check_scores(scores: object, name: str) -> Tensor:
     """Raise unless `scores` is a non-empty floating tensor (*batch, n, k) without NaN or +inf; return it detached."""
+    return _check_scores(scores, name, reads_values=True)[0]
+
+
+def _check_scores(scores: object, name: str, *, reads_values: bool) -> tuple[Tensor, tuple[float, float] | None]:
+    """See `check_scores`; also the smallest and largest score, None if they were not read."""
     scores = _check_floating(scores, name)
     require(
         scores.ndim >= 2,
@@ -140,13 +237,17 @@ def check_scores(scores: object, name: str) -> Tensor:
         name,
         tuple(scores.shape),
     )
-    if not scores.amax().item() < math.inf:  # one reduction finds both: the maximum of NaN is NaN
+    if not reads_values:
+        return scores, None
+    low, high = torch.aminmax(scores)  # both are NaN if an entry is
+    span = low.item(), high.item()
+    if not span[1] < math.inf:
         nan, inf = int(scores.isnan().sum()), int((scores == math.inf).sum())
         raise ValueError(
             f"`{name}` must hold no NaN and no +inf, got {nan} NaN and {inf} +inf of {scores.numel()} entries. "
             "Find the layer that made them; -inf is allowed and forbids a label."
         )
-    return scores
+    return scores, span
 
 
 def _check_floating(value: object, name: str) -> Tensor:
@@ -158,32 +259,37 @@ def _check_floating(value: object, name: str) -> Tensor:
         raise TypeError(
             f"`{name}` must be float16, bfloat16, float32 or float64, got {value.dtype}. Convert it with `.float()`."
         )
-    return value.detach()
+    return value.detach() if value.requires_grad else value  # labels are constants: nothing records a gradient
 
 
-def _epsilon(epsilon: float | Tensor, scores: Tensor) -> Tensor:
-    batch_shape = scores.shape[:-2]
+def _epsilon(epsilon: float | Tensor, scores: Tensor, *, reads_values: bool) -> float | Tensor:
+    """Entropic strength: a number for all problems, or one for each in float64."""
+    value: float | Tensor
     if isinstance(epsilon, Tensor):
         value = _beside(_check_floating(epsilon, "epsilon"), scores, "epsilon").to(torch.float64)
-        value = _broadcast(value, batch_shape, "epsilon")
+        value = _broadcast(value, scores.shape[:-2], "epsilon")
+        if not reads_values:
+            return value
+        smallest, largest = value_range(value)
     else:
         require_number(epsilon, "epsilon", "It may also be a tensor; the usual value is 0.05.")
-        value = scores.new_full(batch_shape, epsilon, dtype=torch.float64)
-    smallest, largest = value_range(value)
+        value = smallest = largest = float(epsilon)
     require(
         0 < smallest <= largest < math.inf,
         "`epsilon` must be positive and finite, got {}. It is in units of the scores; the usual value is 0.05.",
         largest if smallest > 0 else smallest,
     )
-    inverse = 1 / smallest if smallest > 1 / LARGEST_EXPONENT else math.inf
-    _require_range(scores, inverse, "epsilon", "scores / epsilon", "Raise it")
+    if reads_values:
+        inverse = 1 / smallest if smallest > 1 / LARGEST_EXPONENT else math.inf
+        _require_range(scores, inverse, "epsilon", "scores / epsilon", "Raise it")
     return value
 
 
 def _require_range(value: Tensor, factor: float, name: str, product: str, advice: str) -> None:
     # Only float64 values, or an absurd factor, can leave float64's range; spare the others the pass over the values.
     if torch.finfo(value.dtype).max * factor > LARGEST_EXPONENT:
-        size = torch.where(value == -torch.inf, 0.0, value.abs()).amax().item()
+        low, high = _finite_range(value.reshape(1, -1, value.shape[-1] if value.ndim else 1))
+        size = max(abs(low), abs(high))
         size = size * factor if size > 0 else 0.0
         require(
             size <= LARGEST_EXPONENT,
@@ -196,7 +302,9 @@ def _require_range(value: Tensor, factor: float, name: str, product: str, advice
         )
 
 
-def resolve_log_prior(prior: Tensor | None, log_prior: Tensor | None, scores: Tensor) -> Tensor:
+def resolve_log_prior(
+    prior: Tensor | None, log_prior: Tensor | None, scores: Tensor, *, reads_values: bool = True
+) -> Tensor:
     """The log-prior from whichever of the two was given."""
     require(
         (prior is None) != (log_prior is None),
@@ -207,12 +315,15 @@ def resolve_log_prior(prior: Tensor | None, log_prior: Tensor | None, scores: Te
         assert log_prior is not None  # noqa: S101 - for the type checker
         return log_prior
     prior = _beside(_check_floating(prior, "prior"), scores, "prior")
-    require_mass(prior, "prior", "Pass logarithms as `log_prior`.")
+    if reads_values:
+        require_mass(prior, "prior", "Pass logarithms as `log_prior`.")
     return prior.to(torch.float64).log()
 
 
-def _check_log_prior(log_prior: object, scores: Tensor) -> Tensor:
+def _check_log_prior(log_prior: object, scores: Tensor, *, reads_values: bool) -> Tensor:
     value = _beside(_check_floating(log_prior, "log_prior"), scores, "log_prior")
+    if not reads_values:
+        return value
     largest = value_range(value)[1]
     require(
         largest < math.inf,
@@ -229,35 +340,38 @@ def _check_mask(mask: object, scores: Tensor) -> Tensor:
     return _beside(mask, scores, "mask")
 
 
-def _sample_weight(sample_weight: Tensor | None, scores: Tensor) -> Tensor:
+def _sample_weight(sample_weight: Tensor | None, scores: Tensor, *, reads_values: bool) -> Tensor | None:
     """Weights of total mass one, shape (batch, n)."""
-    shape = scores.shape[:-1]
     if sample_weight is None:
-        return scores.new_full(shape, 1.0 / shape[-1], dtype=torch.float64).reshape(-1, shape[-1])
+        return None
+    shape = scores.shape[:-1]
     require_numbers(sample_weight, "sample_weight")
     weight = _beside(sample_weight.detach(), scores, "sample_weight").to(torch.float64)
     weight = _broadcast(weight, shape, "sample_weight").reshape(-1, shape[-1])
-    require_mass(weight, "sample_weight", "0 ignores a sample.")
     # Divide by the maximum first: the sum of huge weights could overflow.
     peak = weight.amax(dim=-1, keepdim=True)
-    require(
-        bool((peak > 0).all()),
-        "`sample_weight` must not sum to zero, got a sum of 0. Give some sample a positive weight.",
-    )
+    if reads_values:
+        require_mass(weight, "sample_weight", "0 ignores a sample.")
+        require(
+            bool((peak > 0).all()),
+            "`sample_weight` must not sum to zero, got a sum of 0. Give some sample a positive weight.",
+        )
     weight = weight / peak
     return weight / weight.sum(dim=-1, keepdim=True)
 
 
-def _marginal(marginal: object, scores: Tensor) -> Tensor:
+def _marginal(marginal: object, scores: Tensor, *, reads_values: bool) -> Tensor | None:
     """Class proportions of total mass one, shape (batch, k)."""
-    shape = (*scores.shape[:-2], scores.shape[-1])
     if marginal is None:
-        return scores.new_full(shape, 1.0 / shape[-1], dtype=torch.float64).reshape(-1, shape[-1])
+        return None
+    shape = (*scores.shape[:-2], scores.shape[-1])
     marginal = _beside(_check_floating(marginal, "marginal"), scores, "marginal")
     rounding = torch.finfo(marginal.dtype).eps
     share = _broadcast(marginal.to(torch.float64), shape, "marginal").reshape(-1, shape[-1])
-    require_mass(share, "marginal", "A proportion of 0 empties a class.")
     total = share.sum(dim=-1, keepdim=True)
+    if not reads_values:
+        return share / total
+    require_mass(share, "marginal", "A proportion of 0 empties a class.")
     off = total.flatten()[(total - 1).abs().argmax()].item()
     require(
         abs(off - 1) <= max(MARGINAL_SUM_TOLERANCE, rounding),
@@ -287,11 +401,9 @@ def _broadcast(value: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
     return value.expand(shape)
 
 
-def _check_feasible(kernel: DenseKernel, weight: Tensor, share: Tensor) -> None:
+def _check_feasible(kernel: DenseKernel, share: Tensor, *, smallest: float) -> None:
     """Necessary conditions for a plan; with few classes they are also sufficient (Hall's theorem)."""
-    smallest = kernel.scores.amin().item()
-    if smallest > -math.inf and kernel.mask is None and kernel.log_prior is None:
-        return
+    weight = kernel.weight
     allowed = kernel.scores > -torch.inf
     if kernel.mask is not None:
         allowed &= kernel.mask

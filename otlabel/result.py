@@ -1,7 +1,7 @@
 """What a labeler returns: the labels, and how well they meet what was asked for."""
 
-import copy
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 
 import torch
@@ -9,6 +9,9 @@ from torch import Tensor
 
 from otlabel.errors import require, require_beside
 from otlabel.problem import build_kernel, check_scores, resolve_log_prior
+
+# Labels that are summed together in float64.
+SUMMED_ENTRIES = 2**18
 
 
 class Status(StrEnum):
@@ -19,37 +22,161 @@ class Status(StrEnum):
     MAX_ITER_REACHED = "stopped at max_iter before the marginals were met to the tolerance"
 
 
-@dataclass(frozen=True, repr=False, eq=False)
-class LabelResult:
-    """Labels of one problem or a batch, with duals and a report. Holds no reference to the scores.
+@dataclass(frozen=True, eq=False)
+class Report:
+    """Duals of a solve and how well it met the marginals; see `LabelResult` for the fields."""
 
-    Attributes:
-        labels: Soft labels, shape (*batch, n, k), rows sum to one; float64 for float64 scores, else float32. A sample
-            of weight 0 is labelled like unseen data; if no class may take it, its row is zero.
-        log_u: Dual of the samples, float64, shape (*batch, n); -inf for samples of weight 0.
-        log_v: Dual of the classes, float64, shape (*batch, k); -inf for classes of proportion 0. The plan is
-            `exp(scores / epsilon + prior_weight * log_prior + log_u + log_v)`.
-        row_mass: Row sums of the plan, shape (*batch, n): the normalised sample weights, exactly unless the solver
-            ended on the columns.
-        marginal_error: Sum over classes of the absolute difference between the plan's column sums and `marginal` (over
-            samples, from `sample_weight`, if the solver ended on the columns), shape (*batch). At most 2.
-        n_iter: Iterations used, shape (*batch).
-        converged: Whether `marginal_error` is within the tolerance, shape (*batch); False when no tolerance was set.
-        status: How the solve ended, the worst of a batch.
-        epsilon: Entropic strength, float64, shape (*batch).
-        prior_weight: Weight of the log-prior, or None if the problem had no prior.
-    """
-
-    labels: Tensor
+    epsilon: Tensor
     log_u: Tensor
     log_v: Tensor
     row_mass: Tensor
     marginal_error: Tensor
     n_iter: Tensor
     converged: Tensor
+
+    def __call__(self) -> "Report":
+        """Itself: a report that is ready."""
+        return self
+
+
+@dataclass(slots=True, eq=False)
+class LastPass:
+    """What the last pass of a solve left, from which the report can be worked out when somebody looks.
+
+    Rows of `exp(L + log_v0 - shift) * factor` sum to `row_sum`; with the rows scaled exactly, its columns sum to
+    `factor * column_sum`. All tensors have one leading batch dimension (or none, for a single problem); `weight` and
+    `marginal` may be None for all alike, and `met` says which problems met the tolerance in the loop. `mass` is what
+    `column_sum` is to be multiplied with for a total mass of one. Without `column_sum` the `labels` are summed.
+    """
+
+    batch_shape: torch.Size
+    strength: Tensor | float
+    weight: Tensor | None
+    marginal: Tensor | None
+    shift: Tensor | float
+    log_v0: Tensor | None
+    row_sum: Tensor
+    factor: Tensor
+    column_sum: Tensor | None
+    iterations: Tensor | int
+    tol: float | None = None
+    met: Tensor | bool = False
+    mass: float = 1.0
+    labels: Tensor | None = None
+
+    def __call__(self) -> Report:
+        """Work out the report."""
+        batch, n, k = self.batch_shape.numel(), self.row_sum.shape[-1], self.factor.shape[-1]
+        row_sum, factor = (value.to(torch.float64).reshape(batch, -1) for value in (self.row_sum, self.factor))
+        weight = row_sum.new_full((batch, n), 1.0 / n) if self.weight is None else self.weight
+        marginal = row_sum.new_full((batch, k), 1.0 / k) if self.marginal is None else self.marginal
+        strength = self.strength
+        epsilon = strength if isinstance(strength, Tensor) else row_sum.new_full((batch,), strength)
+        # A weightless row has log_u = -inf even where no class may take it (there the row sum is 0).
+        log_u = (weight.log() - self.shift - row_sum.log()).masked_fill(weight == 0, -torch.inf)
+        log_v = factor.log() if self.log_v0 is None else factor.log() + self.log_v0
+        if self.column_sum is None:
+            assert self.labels is not None  # noqa: S101 - for the type checker
+            mass = torch.zeros_like(factor)
+            labels, rows = self.labels.reshape(batch, n, k), max(1, SUMMED_ENTRIES // (batch * k))
+            for start in range(0, n, rows):
+                block = labels[:, start : start + rows].to(torch.float64)
+                mass += torch.bmm(weight[:, None, start : start + rows], block).squeeze(1)
+        else:
+            mass = (factor * self.column_sum * self.mass).masked_fill(marginal == 0, 0.0)
+        error = (mass - marginal).abs().sum(dim=-1)
+        count = self.iterations
+        if not isinstance(count, Tensor):
+            count = torch.full((batch,), count, dtype=torch.int64, device=error.device)
+        converged = torch.zeros_like(error, dtype=torch.bool) if self.tol is None else error <= self.tol
+        # A loop may have ended on an error that, summed in another order, rounds to the tolerance's other side.
+        converged = converged | self.met
+
+        def unflatten(value: Tensor) -> Tensor:
+            return value.reshape((*self.batch_shape, *value.shape[1:]))
+
+        return Report(
+            epsilon=unflatten(epsilon),
+            log_u=unflatten(log_u),
+            log_v=unflatten(log_v.masked_fill(marginal == 0, -torch.inf)),
+            row_mass=unflatten(weight),
+            marginal_error=unflatten(error),
+            n_iter=unflatten(count),
+            converged=unflatten(converged),
+        )
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class LabelResult:
+    """Labels of one problem or a batch, with duals and a report. Holds no reference to the scores.
+
+    The report is worked out at the first look at one of its numbers. Look before you change `labels` in place: those of
+    a truncated solve are part of it.
+
+    Attributes:
+        labels: Soft labels, shape (*batch, n, k), rows sum to one; float64 for float64 scores, else float32. A sample
+            of weight 0 is labelled like unseen data; if no class may take it, its row is zero.
+        status: How the solve ended, the worst of a batch.
+        prior_weight: Weight of the log-prior, or None if the problem had no prior.
+        measure: Makes the report that the other properties read.
+    """
+
+    labels: Tensor
     status: Status
-    epsilon: Tensor
-    prior_weight: float | None = None
+    prior_weight: float | None
+    measure: Callable[[], Report]
+
+    @property
+    def _report(self) -> Report:
+        """Duals and errors, worked out at the first look; the properties of the same names read it."""
+        report = self.measure()
+        if report is not self.measure:
+            object.__setattr__(self, "measure", report)  # the dataclass is frozen, a report gives itself
+        return report
+
+    @property
+    def epsilon(self) -> Tensor:
+        """Entropic strength, float64, shape (*batch)."""
+        return self._report.epsilon
+
+    @property
+    def log_u(self) -> Tensor:
+        """Dual of the samples, float64, shape (*batch, n); -inf for samples of weight 0."""
+        return self._report.log_u
+
+    @property
+    def log_v(self) -> Tensor:
+        """Dual of the classes, float64, shape (*batch, k); -inf for classes of proportion 0.
+
+        The plan is `exp(scores / epsilon + prior_weight * log_prior + log_u + log_v)`.
+        """
+        return self._report.log_v
+
+    @property
+    def row_mass(self) -> Tensor:
+        """Row sums of the plan, shape (*batch, n).
+
+        They are the normalised sample weights, exactly unless the solver ended on the columns.
+        """
+        return self._report.row_mass
+
+    @property
+    def marginal_error(self) -> Tensor:
+        """Sum over classes of the absolute difference between the plan's column sums and `marginal`, shape (*batch).
+
+        Over samples, from `sample_weight`, if the solver ended on the columns. At most 2.
+        """
+        return self._report.marginal_error
+
+    @property
+    def n_iter(self) -> Tensor:
+        """Iterations used, shape (*batch)."""
+        return self._report.n_iter
+
+    @property
+    def converged(self) -> Tensor:
+        """Whether `marginal_error` is within the tolerance, shape (*batch); False when no tolerance was set."""
+        return self._report.converged
 
     @property
     def plan(self) -> Tensor:
@@ -116,7 +243,7 @@ class LabelResult:
         with torch.no_grad():
             kernel = build_kernel(
                 scores,
-                epsilon=self.epsilon,
+                strength=self.epsilon,
                 log_prior=resolve_log_prior(prior, log_prior, scores) if given else None,
                 prior_weight=self.prior_weight or 0.0,
                 mask=mask,
@@ -126,11 +253,8 @@ class LabelResult:
 
     def to(self, device: torch.device | str) -> "LabelResult":
         """The same result with every tensor on `device`."""
-        result = copy.copy(self)
-        for name, value in vars(self).items():
-            if isinstance(value, Tensor):
-                object.__setattr__(result, name, value.to(device))  # the dataclass is frozen
-        return result
+        report = Report(**{f.name: getattr(self._report, f.name).to(device) for f in fields(Report)})
+        return replace(self, labels=self.labels.to(device), measure=report)
 
     def __repr__(self) -> str:
         *batch, n, k = self.labels.shape

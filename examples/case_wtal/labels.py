@@ -7,12 +7,23 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from examples.case_wtal.config import LabelConfig
-from otlabel import Sinkhorn, marginals, priors, sinkhorn_label, sinkhorn_marginal_label, sinkhorn_prior_label
+from otlabel import (
+    Auto,
+    Sinkhorn,
+    Solver,
+    marginals,
+    priors,
+    sinkhorn_label,
+    sinkhorn_marginal_label,
+    sinkhorn_prior_label,
+)
 
 
-def solver_of(config: LabelConfig) -> Sinkhorn:
+def solver_of(config: LabelConfig) -> Solver:
     """Solver settings; a missed tolerance is reported by the caller's log, not by a warning at every step."""
-    return Sinkhorn(max_iter=config.max_iter, tol=config.tol, on_failure="ignore")
+    if config.tol is None:
+        return Sinkhorn(max_iter=config.max_iter, tol=None)
+    return Auto(max_iter=config.max_iter, tol=config.tol, on_failure="ignore")
 
 
 def snippet_labels(

@@ -4,61 +4,41 @@ On the semi-dual, :math:`\log v \leftarrow \log v + \log b - \log p(v)` with p(v
 exact (Sinkhorn and Knopp 1967; Cuturi, "Sinkhorn Distances", NeurIPS 2013).
 """
 
-import warnings
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from otlabel.errors import (
-    ConvergenceError,
-    ConvergenceWarning,
-    NumericalWarning,
-    require,
-    require_count,
-    require_number,
-)
+from otlabel.absorbed import REACH
+from otlabel.errors import require_count
 from otlabel.problem import LabelProblem
-from otlabel.result import LabelResult, Status
+from otlabel.result import LabelResult, Report
+from otlabel.solvers.base import OnFailure, Solver
+from otlabel.solvers.iterate import Iterate, has_one_shift
+from otlabel.solvers.lean import LeanIterate, is_lean
 
 Order = Literal["columns_first", "rows_first"]
-OnFailure = Literal["warn", "raise", "ignore"]
-
-
-class _State:
-    """Where an iteration stands; everything with a leading batch dimension, duals in float64."""
-
-    def __init__(self, problem: LabelProblem) -> None:
-        self.log_u = problem.kernel.log_weight
-        self.log_v = problem.log_marginal
-        self.done = torch.zeros_like(problem.kernel.epsilon, dtype=torch.bool)
-        self.n_iter = torch.ones_like(self.done, dtype=torch.int64)
-
-    def update(self, log_u: Tensor, log_v: Tensor) -> None:
-        """Move on the problems that are not done."""
-        self.log_u = torch.where(self.done[:, None], self.log_u, log_u)
-        self.log_v = torch.where(self.done[:, None], self.log_v, log_v)
-        self.n_iter = self.n_iter + ~self.done
 
 
 @dataclass(frozen=True)
-class Sinkhorn:
+class Sinkhorn(Solver):
     """Settings of Sinkhorn's iteration.
 
-    If it does not converge: raise `epsilon` (iterations grow like its inverse, or worse), raise `max_iter`, or accept
-    the `marginal_error` that the result reports. With `tol=None` it runs exactly `max_iter` iterations, the truncated
-    loop of SwAV, DINO and the released CASE program (3 of them); there the order and the start are part of the answer.
+    With a tolerance it runs until the marginals are met. Without one it runs exactly `max_iter` iterations, the
+    truncated loop of SwAV, DINO and the released CASE program (3 of them); there the order and the start are part of
+    the answer, and the host never waits for the device.
 
     Attributes:
         max_iter: Most iterations (column step and row step), at least 1.
         tol: Largest L1 error of the marginal on the side that the loop does not end on, or None to run all iterations.
+        on_failure: What to do when `tol` is missed: `"warn"` (ConvergenceWarning), `"raise"` (ConvergenceError) or
+            `"ignore"`.
         check_every: Iterations between two looks at the error; on CUDA each look waits for the device.
         order: `"columns_first"` starts on the classes from unscaled rows and ends on the rows, so the sample weights
             are met exactly and `tol` is about the class proportions. `"rows_first"` is the reverse: the proportions
             of the plan are exact and `tol` is about the samples; `labels` are its rows rescaled to one.
-        on_failure: What to do when `tol` is missed: `"warn"` (ConvergenceWarning), `"raise"` (ConvergenceError) or
-            `"ignore"`.
 
     Raises:
         TypeError: If `max_iter` or `check_every` is not an integer, or `tol` not a number or None.
@@ -73,133 +53,136 @@ class Sinkhorn:
 
     max_iter: int = 1000
     tol: float | None = 1e-4
+    on_failure: OnFailure = "warn"
     check_every: int = 10
     order: Order = "columns_first"
-    on_failure: OnFailure = "warn"
 
     def __post_init__(self) -> None:
-        require_count(self.max_iter, "max_iter", "Three is the truncated loop of SwAV.")
+        super().__post_init__()
         require_count(self.check_every, "check_every", "Ten is a good value.")
-        if self.tol is not None:
-            require_number(self.tol, "tol", "1e-4 is usual; None runs all iterations.")
-            require(
-                0 < self.tol < 2,
-                "`tol` must lie between 0 and 2, got {}. None runs all iterations.",
-                self.tol,
-            )
-        for name, options in (("order", get_args(Order)), ("on_failure", get_args(OnFailure))):
-            value = getattr(self, name)
-            require(
-                value in options,
-                "`{}` must be one of {}, got {!r}. Choose one of them.",
-                name,
-                options,
-                value,
-            )
+        self._require_option("order", get_args(Order))
 
-    def __call__(self, problem: LabelProblem, *, stacklevel: int = 2) -> LabelResult:
-        """Solve; `stacklevel` is that of `warnings.warn`, seen from the caller of this method."""
-        kernel, batch_shape = problem.kernel, problem.batch_shape
-        state = _State(problem)
-        (self._columns_first if self.order == "columns_first" else self._rows_first)(problem, state)
-        labels, next_u, mass = kernel.finish(state.log_v)
-        if self.order == "columns_first":
-            log_u, row_mass = next_u, kernel.log_weight.exp()
-            error = (mass - problem.log_marginal.exp()).abs().sum(dim=-1)
-        else:
-            log_u, row_mass = state.log_u, _row_mass(kernel.log_weight, state.log_u, next_u)
-            error = (row_mass - kernel.log_weight.exp()).abs().sum(dim=-1)
-        # The loop may have ended on an error that, summed in another order, rounds to the tolerance's other side.
-        converged = torch.zeros_like(state.done) if self.tol is None else state.done | (error <= self.tol)
-        status = Status.TRUNCATED
-        if self.tol is not None:
-            status = Status.CONVERGED if bool(converged.all()) else Status.MAX_ITER_REACHED
-            self._report(problem, log_u, state.log_v, error, status, stacklevel + 1)
+    def __call__(self, problem: LabelProblem, *, init: Tensor | None = None, stacklevel: int = 2) -> LabelResult:
+        """Solve from the class duals `init` (default: unscaled rows)."""
+        if self.order == "rows_first":
+            labels, report = self._rows_first(problem, init)
+            has_ended = self.tol is not None and bool(report.converged.all())
+            return self._report(problem, labels, report, has_ended=has_ended, stacklevel=stacklevel + 1)
+        if self.tol is None and init is None and is_lean(problem):
+            lean = LeanIterate(problem, None)
+            lean.run(self.max_iter)
+            labels, measure = lean.finish()
+            return self._report(problem, labels, measure, has_ended=False, stacklevel=stacklevel + 1)
+        return super().__call__(problem, init=init, stacklevel=stacklevel + 1)
 
-        def unflatten(value: Tensor) -> Tensor:
-            return value.reshape((*batch_shape, *value.shape[1:]))
-
-        return LabelResult(
-            labels=unflatten(labels),
-            log_u=unflatten(log_u),
-            log_v=unflatten(state.log_v),
-            row_mass=unflatten(row_mass),
-            marginal_error=unflatten(error),
-            n_iter=unflatten(state.n_iter),
-            converged=unflatten(converged),
-            status=status,
-            epsilon=unflatten(kernel.epsilon),
-            prior_weight=problem.prior_weight,
-        )
-
-    def _columns_first(self, problem: LabelProblem, state: "_State") -> None:
-        """Leave in `state` the `log_v` whose exact rows are the last half of the last iteration."""
-        kernel, log_b = problem.kernel, problem.log_marginal
-        marginal, row_step = log_b.exp(), kernel.row_steps(log_b)
-        # The first column step starts from unscaled rows, whose sums may underflow: it alone needs true log-sums.
-        state.log_v = _column_scaling(log_b, kernel.column_step(kernel.log_weight))
-        for iteration in range(1, self.max_iter):
-            log_u, mass = row_step(state.log_v)
-            if self._ends(iteration, state, (mass - marginal).abs()):
+    def _iterate(self, state: Iterate) -> None:
+        factor = first_column_step(state)
+        if self.tol is None:
+            state.next_recentre = self._steps_in_reach(state)
+        next_check = self.check_every
+        for iteration in range(1, self.max_iter + 1):
+            if iteration > 1:
+                factor = self._column_step(state)
+            if self.tol is None and iteration == self.max_iter:
+                state.end_on_rows(factor)
                 return
-            state.update(log_u, _column_scaling(log_b, _log_sum(mass, state.log_v)))
+            state.move(factor)
+            if self.tol is not None and iteration == next_check:
+                next_check += self.check_every
+                if state.look(self.tol):
+                    return
+        if self.tol is not None:
+            state.look(self.tol)
 
-    def _rows_first(self, problem: LabelProblem, state: "_State") -> None:
-        """Leave in `state` the duals of the last row step and of the column step after it."""
-        kernel, log_b = problem.kernel, problem.log_marginal
-        row_step = kernel.row_steps(log_b)
-        state.log_u, _ = kernel.row_step(log_b.masked_fill(log_b > -torch.inf, 0.0))
-        state.log_v = _column_scaling(log_b, kernel.column_step(state.log_u))
-        for iteration in range(1, self.max_iter):
-            next_u, mass = row_step(state.log_v)
-            row_error = (_row_mass(kernel.log_weight, state.log_u, next_u) - kernel.log_weight.exp()).abs()
-            if self._ends(iteration, state, row_error):
-                return
-            state.update(next_u, _column_scaling(log_b, _log_sum(mass, state.log_v)))
+    def _column_step(self, state: Iterate) -> Tensor:
+        """The next factor, after absorbing anew if it could leave what the dtype holds."""
+        if not state.kernel.is_direct and state.passes >= state.next_recentre:
+            self._recentre(state)
+            if self.tol is not None:  # a step beyond the reach is taken in parts
+                size = math.exp(state.longest_step)
+                return state.factor * (state.marginal / state.mass).clamp_(1.0 / size, size)
+        return state.marginal / state.sums
 
-    def _ends(self, iteration: int, state: "_State", violation: Tensor) -> bool:
-        """Mark the problems that meet the tolerance, which are not touched any more; True when all do."""
-        if self.tol is None or iteration % self.check_every:
-            return False
-        state.done |= violation.sum(dim=-1) <= self.tol
-        return bool(state.done.all())
-
-    def _report(
-        self, problem: LabelProblem, log_u: Tensor, log_v: Tensor, error: Tensor, status: Status, stacklevel: int
-    ) -> None:
-        assert self.tol is not None  # noqa: S101 - for the type checker
-        if self.on_failure != "ignore":
-            size = sum(torch.where(dual.isfinite(), dual.abs(), 0.0).max().item() for dual in (log_u, log_v))
-            # Labels are rounded to their dtype; the exponents L + log_u + log_v cancel numbers as large as the duals.
-            reach = max(torch.finfo(problem.dtype).eps, 4 * torch.finfo(torch.float64).eps * size)
-            if self.tol < reach:
-                warnings.warn(
-                    f"`tol` must be at least {reach:.1e} to mean anything for these scores and {problem.dtype} labels, "
-                    f"got {self.tol:.1e}. Raise it, or pass float64 scores.",
-                    NumericalWarning,
-                    stacklevel=stacklevel,
-                )
-        if status is Status.CONVERGED or self.on_failure == "ignore":
+    def _recentre(self, state: Iterate) -> None:
+        """Absorb the kernel if need be, and say when to ask again."""
+        reach = REACH[state.kernel.dtype]
+        if self.tol is None:  # without a look at the device only the worst case is known
+            state.recentre(measures=False)
+            state.next_recentre = state.passes + self._steps_in_reach(state)
             return
-        message = (
-            f"Sinkhorn {status.value}: marginal_error {error.max().item():.2e} after {self.max_iter} iterations, "
-            f"tol {self.tol:.2e}. Raise `epsilon` or `max_iter`, or accept the error with on_failure='ignore'; "
-            "if a `mask` forbids many labels, check that the proportions can be met at all."
+        # Sinkhorn's map does not expand differences of duals, so no later step is longer than this one.
+        step = (state.marginal / state.mass).log()
+        length = max((step.amax(dim=-1) - step.amin(dim=-1)).max().item(), 1e-9)
+        room = reach - state.spread()
+        if room < length:
+            state.recentre(measures=False)
+            room = reach
+        state.longest_step = reach
+        state.next_recentre = state.passes + max(1, int(min(room / length, 1000)))
+
+    @staticmethod
+    def _steps_in_reach(state: Iterate) -> int:
+        return max(1, int(REACH[state.kernel.dtype] / max(state.problem.movement, 1.0)))
+
+    def _rows_first(self, problem: LabelProblem, init: Tensor | None) -> tuple[Tensor, Report]:
+        """The iteration that ends on the columns, in float64 from the scores."""
+        kernel, log_b = problem.kernel, problem.log_marginal
+        weight = kernel.weight
+        start = torch.zeros_like(log_b) if init is None else init
+        log_u, _ = kernel.row_step(start.masked_fill(problem.marginal == 0, -torch.inf))
+        log_v = _column_scaling(log_b, kernel.column_step(log_u))
+        done = torch.zeros_like(kernel.epsilon, dtype=torch.bool)
+        n_iter = torch.ones_like(done, dtype=torch.int64)
+        for iteration in range(1, self.max_iter):
+            next_u, mass = kernel.row_step(log_v)
+            if self.tol is not None and iteration % self.check_every == 0:
+                done |= (_row_mass(kernel.log_weight, log_u, next_u) - weight).abs().sum(dim=-1) <= self.tol
+                if bool(done.all()):
+                    break
+            next_v = _column_scaling(log_b, mass.clamp_min(1e-300).log() - log_v)
+            log_u = torch.where(done[:, None], log_u, next_u)
+            log_v = torch.where(done[:, None], log_v, next_v)
+            n_iter = n_iter + ~done
+        labels, next_u, _ = kernel.finish(log_v)
+        row_mass = _row_mass(kernel.log_weight, log_u, next_u)
+        error = (row_mass - weight).abs().sum(dim=-1)
+        converged = torch.zeros_like(done) if self.tol is None else done | (error <= self.tol)
+        report = Report(
+            **{
+                name: value.reshape((*problem.batch_shape, *value.shape[1:]))
+                for name, value in {
+                    "epsilon": kernel.epsilon,
+                    "log_u": log_u,
+                    "log_v": log_v,
+                    "row_mass": row_mass,
+                    "marginal_error": error,
+                    "n_iter": n_iter,
+                    "converged": converged,
+                }.items()
+            }
         )
-        if self.on_failure == "raise":
-            raise ConvergenceError(message)
-        warnings.warn(message, ConvergenceWarning, stacklevel=stacklevel)
+        return labels, report
+
+
+def first_column_step(state: Iterate) -> Tensor:
+    """Put the kernel in place and return the factor after one column step, from unscaled rows or from `init`."""
+    problem, kernel = state.problem, state.kernel
+    if state.init is not None:
+        # Duals of another problem may be far off: only true log-sums follow a step of any length.
+        log_u, _ = problem.kernel.row_step(state.init.masked_fill(problem.marginal == 0, -torch.inf))
+        state.absorb(_column_scaling(problem.log_marginal, problem.kernel.column_step(log_u)))
+        return state.factor
+    if has_one_shift(state.problem):
+        state.absorb_direct()
+        return state.marginal / kernel.column_sums(kernel.weight)
+    # The sums of unscaled rows may underflow: this step alone needs true log-sums.
+    state.absorb(_column_scaling(problem.log_marginal, problem.kernel.column_step(problem.kernel.log_weight)))
+    return state.factor
 
 
 def _column_scaling(log_b: Tensor, log_sum: Tensor) -> Tensor:
     """`log_v` of the column step, from the log column sums without it."""
     return torch.where(log_b == -torch.inf, log_b, log_b - log_sum)
-
-
-def _log_sum(mass: Tensor, log_v: Tensor) -> Tensor:
-    """Log column sums without `log_v`, from those of the present plan."""
-    # Positive by theory after one exact column step; the clamp keeps an infeasible problem from making infinities.
-    return mass.clamp_min(1e-300).log() - log_v
 
 
 def _row_mass(log_weight: Tensor, log_u: Tensor, next_u: Tensor) -> Tensor:
