@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from otlabel import (
+    Auto,
     ConvergenceError,
     ConvergenceWarning,
     NumericalWarning,
@@ -52,8 +53,18 @@ def test_defaults_are_the_documented_ones():
     }
 
 
-def test_default_solver_of_the_labelers_is_the_default_sinkhorn():
-    assert torch.equal(sinkhorn_label(SCORES).labels, sinkhorn_label(SCORES, solver=Sinkhorn()).labels)
+def test_positional_settings_have_the_documented_order():
+    assert [field.name for field in dataclasses.fields(Sinkhorn)] == list(dataclasses.asdict(Sinkhorn()))
+    assert Sinkhorn(3, None, "ignore", 7, "rows_first") == Sinkhorn(
+        max_iter=3, tol=None, on_failure="ignore", check_every=7, order="rows_first"
+    )
+
+
+@pytest.mark.parametrize("labeler", LABELERS)
+def test_default_solver_of_the_labelers_is_auto(labeler):
+    have, want = LABELERS[labeler](SCORES), LABELERS[labeler](SCORES, solver=Auto())
+    assert torch.equal(have.labels, want.labels)
+    assert have.n_iter == want.n_iter
 
 
 def test_settings_cannot_be_changed():
@@ -137,10 +148,17 @@ def test_argument_changes_the_labels(labeler, argument):
 
 
 @pytest.mark.parametrize("labeler", LABELERS)
+def test_init_changes_the_labels_of_a_truncated_solve(labeler):
+    earlier, solver = LABELERS[labeler](SCORES.flip(0) + SHARE), Sinkhorn(max_iter=1, tol=None)
+    cold, warm = (LABELERS[labeler](SCORES, solver=solver, init=init).labels for init in (None, earlier))
+    assert largest_change(cold, warm) > 1e-3
+
+
+@pytest.mark.parametrize("labeler", LABELERS)
 def test_labeler_has_no_argument_without_a_test(labeler):
     function = {"balanced": sinkhorn_label, "marginal": sinkhorn_marginal_label, "prior": sinkhorn_prior_label}[labeler]
     own = {"balanced": set(), "marginal": {"marginal"}, "prior": {"prior", "log_prior", "prior_weight", "marginal"}}
-    assert set(inspect.signature(function).parameters) == {"scores", *ARGUMENTS, *own[labeler]}
+    assert set(inspect.signature(function).parameters) == {"scores", "init", *ARGUMENTS, *own[labeler]}
 
 
 def test_marginal_changes_the_labels():
@@ -247,6 +265,12 @@ def test_tolerance_below_the_rounding_of_large_exponents_warns():
         sinkhorn_label(scores, solver=Sinkhorn(tol=1e-9))
 
 
+def test_usual_tolerance_below_the_rounding_of_huge_exponents_warns():
+    scores = 1e11 * torch.arange(4.0, dtype=torch.float64)[:, None].expand(4, 2)
+    with pytest.warns(NumericalWarning, match=r"`tol` must be at least .* for these scores .* got 1\.0e-04"):
+        sinkhorn_label(scores)
+
+
 def test_tolerance_within_reach_of_float64_does_not_warn():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -299,7 +323,7 @@ def test_converged_problem_of_a_batch_is_not_iterated_further():
 
 
 def test_repr_of_one_problem():
-    text = repr(sinkhorn_label(torch.zeros(4, 2)))
+    text = repr(sinkhorn_label(torch.zeros(4, 2), solver=Sinkhorn()))
     assert text == (
         "LabelResult(4 samples x 2 classes, float32 on cpu\n"
         "  status: CONVERGED, the marginals are met to the tolerance\n"

@@ -1,5 +1,9 @@
 """The truncated loop is that of SwAV, DINO, CPSL and the released CASE program, start and order included."""
 
+import json
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -10,8 +14,9 @@ from tests.otlabel.helpers import Largest, assert_labels_close, rand, randn
 
 SWAV = Sinkhorn(max_iter=3, tol=None)
 EPSILON = 0.05
-# Labels are float32, rounded once at the end (6e-8); the loop itself runs in float64 on both sides.
-ATOL = 1e-6
+# Small problems of float32 and half precision are iterated in float32: a few roundings of labels up to one. Float64 is
+# iterated in float64; sums of 96 to 200 numbers, of exponents that are rounded at 1e-14.
+ATOL = {torch.float16: 1e-6, torch.bfloat16: 1e-6, torch.float32: 1e-6, torch.float64: 1e-12}
 
 
 def transcription(scores, steps=3, *, epsilon=EPSILON, marginal=None, log_prior=None, rows_first=False):
@@ -56,7 +61,7 @@ def record(record_property):
         largest = Largest("Truncated loop: largest label difference", str(dtype).removeprefix("torch."))
         largest.add(have, want)
         largest.record(record_property)
-        assert_labels_close(have, want, atol=ATOL)
+        assert_labels_close(have, want, atol=ATOL[dtype])
 
     return add
 
@@ -170,3 +175,149 @@ def test_truncated_status_says_so():
 def test_truncated_loop_never_claims_convergence():
     constant = torch.zeros(4, 2)  # solved exactly after one iteration
     assert not sinkhorn_label(constant, solver=SWAV).converged.any()
+
+
+# ---------------------------------------------------------------- inside a training step
+
+INPUTS = {
+    "single": rand(200, 20, dtype=torch.float32),
+    "batch": rand(3, 40, 6, dtype=torch.float32),
+    "tiles": rand(3000, 100, dtype=torch.float32),
+    "float64": rand(200, 20),
+    "half": rand(200, 20, dtype=torch.bfloat16),
+}
+
+
+CASES = [
+    *((name, EPSILON, "aot_eager") for name in INPUTS),
+    ("single", EPSILON, "eager"),
+    ("batch", 0.005, "eager"),
+    ("tiles", 0.005, "aot_eager"),
+]
+
+# The shape checks of this test run are nothing that torch can compile, so it does so in an interpreter without them.
+COMPILE = """
+import json, torch, torch.nn.functional as F
+from otlabel import Sinkhorn, sinkhorn_label, sinkhorn_marginal_label, sinkhorn_prior_label
+from tests.otlabel.helpers import rand, randn
+from tests.otlabel.test_truncated import CASES, INPUTS, SWAV
+
+share, features, weight = torch.softmax(randn(20), dim=0), randn(60, 8), randn(8, 5, seed=1).requires_grad_()
+
+def balanced(epsilon):
+    return lambda scores: sinkhorn_label(scores, epsilon=epsilon, solver=SWAV).labels
+
+def loss(weight):
+    logits = features @ weight
+    return F.cross_entropy(logits, sinkhorn_label(logits, epsilon=0.5, solver=SWAV).labels)
+
+def gap(function, backend, *inputs, gradient=False):
+    torch._dynamo.reset()
+    have, want = torch.compile(function, backend=backend, fullgraph=True)(*inputs), function(*inputs)
+    if gradient:
+        have, want = (torch.autograd.grad(value, inputs)[0] for value in (have, want))
+    assert have.dtype == want.dtype
+    return (have - want).abs().max().item()
+
+gaps = {
+    f"{name} {epsilon} {backend}": gap(balanced(epsilon), backend, INPUTS[name]) for name, epsilon, backend in CASES
+}
+for name, function in {
+    "marginal": lambda scores: sinkhorn_marginal_label(scores, share, solver=SWAV).labels,
+    "prior": lambda scores: sinkhorn_prior_label(scores, log_prior=share.log(), solver=SWAV).labels,
+    "mask": lambda scores: sinkhorn_label(scores, mask=scores < 0.9, solver=SWAV).labels,
+}.items():
+    gaps[name] = gap(function, "aot_eager", INPUTS["single"])
+gaps["training step"] = gap(loss, "aot_eager", weight, gradient=True)
+print(json.dumps(gaps))
+"""
+
+
+@pytest.fixture(scope="module")
+def gaps():
+    """Largest differences of compiled labels from eager ones; each was compiled to one graph."""
+    run = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}\n{COMPILE}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout)
+
+
+@pytest.mark.parametrize(("scores", "epsilon", "backend"), CASES)
+def test_truncated_labels_compile_to_one_graph(scores, epsilon, backend, gaps):
+    # What is compiled cannot look at the values, and so takes the way of scores of any range.
+    assert gaps[f"{scores} {epsilon} {backend}"] <= (1e-12 if scores == "float64" else 1e-6)
+
+
+@pytest.mark.parametrize("labeler", ["marginal", "prior", "mask"])
+def test_truncated_labels_of_every_labeler_compile(labeler, gaps):
+    assert gaps[labeler] <= 1e-6  # as above
+
+
+def test_compiled_training_step_has_the_gradient_of_the_eager_one(gaps):
+    assert gaps["training step"] <= 1e-12  # in float64, as above
+
+
+@pytest.mark.parametrize("epsilon", [0.05, 0.005])
+@pytest.mark.parametrize("scores", INPUTS)
+def test_truncated_labels_are_the_same_under_autocast(scores, epsilon):
+    scores = INPUTS[scores]
+    want = sinkhorn_label(scores, epsilon=epsilon, solver=SWAV)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        have = sinkhorn_label(scores, epsilon=epsilon, solver=SWAV)
+        report = have.marginal_error
+        unseen = have.predict(scores)
+    assert have.labels.dtype == (torch.float64 if scores.dtype == torch.float64 else torch.float32)
+    assert torch.equal(have.labels, want.labels)
+    assert torch.equal(report, want.marginal_error)
+    assert torch.equal(unseen, want.predict(scores))
+
+
+@pytest.mark.parametrize("epsilon", [0.05, 0.005])
+@pytest.mark.parametrize("scores", INPUTS)
+def test_truncated_labels_are_the_same_in_inference_mode(scores, epsilon):
+    scores = INPUTS[scores]
+    want = sinkhorn_label(scores, epsilon=epsilon, solver=SWAV)
+    with torch.inference_mode():
+        have = sinkhorn_label(scores, epsilon=epsilon, solver=SWAV)
+    assert torch.equal(have.labels, want.labels)
+    # What was found there is of use outside.
+    assert torch.equal(have.marginal_error, want.marginal_error)
+    assert torch.equal(have.predict(scores), want.predict(scores))
+    again = sinkhorn_label(scores, epsilon=epsilon, solver=SWAV, init=have)
+    assert torch.equal(again.labels, sinkhorn_label(scores, epsilon=epsilon, solver=SWAV, init=want).labels)
+
+
+@pytest.mark.parametrize("scores", INPUTS)
+def test_no_gradient_flows_through_truncated_labels(scores):
+    scores = INPUTS[scores].clone().requires_grad_()
+    result = sinkhorn_label(scores, epsilon=EPSILON, solver=SWAV)
+    assert not any(value.requires_grad for value in (result.labels, result.log_u, result.log_v, result.plan))
+    (result.labels * scores).sum().backward()
+    assert torch.equal(scores.grad, result.labels.to(scores.dtype))  # labels are constants
+    assert torch.equal(result.labels, sinkhorn_label(scores.detach(), epsilon=EPSILON, solver=SWAV).labels)
+
+
+# ---------------------------------------------------------------- precision
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(96, 20), (7500, 16), (1000, 300), (30, 200, 20)], ids=str)
+@pytest.mark.parametrize("epsilon", [0.05, 0.005])
+def test_truncated_labels_and_their_error_are_those_of_float64(epsilon, shape, dtype):
+    scores = rand(*shape).to(dtype)
+    have, want = (sinkhorn_label(value, epsilon=epsilon, solver=SWAV) for value in (scores, scores.double()))
+    # Float32 exponentials and sums: a few units of the last place of labels up to one, and of column sums up to one.
+    assert_labels_close(have.labels, want.labels, atol=ATOL[dtype])
+    torch.testing.assert_close(have.marginal_error, want.marginal_error, rtol=0.0, atol=ATOL[dtype])
+
+
+@pytest.mark.parametrize("shape", [(96, 20), (7500, 16), (30, 200, 20)], ids=str)
+def test_reported_error_of_truncated_float32_labels_is_theirs(shape):
+    scores = rand(*shape, dtype=torch.float32)
+    result = sinkhorn_label(scores, epsilon=EPSILON, solver=SWAV)
+    error = (result.labels.double().mean(dim=-2) - 1 / shape[-1]).abs().sum(dim=-1)
+    torch.testing.assert_close(result.marginal_error, error, rtol=0.0, atol=1e-6)  # as above
