@@ -28,7 +28,7 @@ export USE_WHEEL
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format docs wheel-check clean install
+.PHONY: help demo test lint format docs wheel-check bench clean install
 
 help: ## list the targets
 	@printf 'otlabel: scores in, labels that meet your class proportions out\n\n'
@@ -80,6 +80,10 @@ wheel-check: $(VENV)/.installed ## build the wheel and use it in a bare environm
 		-c constraints.txt -c $(WHEEL_DIR)/cpu-only.txt $(WHEEL_DIR)/otlabel-*.whl 2> $(WHEEL_DIR)/pip.log || \
 		$(WHEEL_DIR)/venv/bin/python -m pip --disable-pip-version-check install --quiet $(WHEEL_DIR)/otlabel-*.whl
 	@cd $(WHEEL_DIR) && venv/bin/python -I -W error -W "ignore:Failed to initialize NumPy" -c "$$USE_WHEEL"
+
+bench: $(VENV)/.installed ## measure otlabel beside its peers (hours; ARGS="--workloads a c" for less)
+	@$(PIP) install --quiet -e ".[benchmarks]" -c constraints.txt
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## remove the environment, the caches and what was built
 	@rm -rf $(VENV) dist build docs/_build .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
