@@ -190,11 +190,7 @@ class AbsorbedKernel:
             self.row_sum = self._positive(rows(factor))
             return columns(self.weight / self.row_sum).to(torch.float64)
 
-        def row_scale(tile: _Tile) -> Tensor:
-            _row_sums(tile.block, factor[tile.problems], out=tile.row_sum)
-            return tile.weight / self._positive(tile.row_sum)
-
-        return self._accumulate(row_scale)
+        return self._accumulate(lambda tile: tile.weight / self._tile_row_sums(tile, factor))
 
     def finish_rows(self, factor: Float[Tensor, "b k"]) -> None:
         """Leave `row_sum` at `factor`, as `sums` does, and nothing else."""
@@ -203,8 +199,11 @@ class AbsorbedKernel:
             self.row_sum = self._positive(self._products[0](factor))
             return
         for tile in self._tiles:
-            _row_sums(tile.block, factor[tile.problems], out=tile.row_sum)
-            self._positive(tile.row_sum)
+            self._tile_row_sums(tile, factor)
+
+    def _tile_row_sums(self, tile: _Tile, factor: Tensor) -> Tensor:
+        _row_sums(tile.block, factor[tile.problems], out=tile.row_sum)
+        return self._positive(tile.row_sum)
 
     def product(self, factor: Float[Tensor, "b k"], vector: Float[Tensor, "b k"]) -> Float[Tensor, "b k"]:
         """`P' diag(a) P vector` for the labels P at `factor`, whose pass must have been the last."""

@@ -1,4 +1,4 @@
-r"""What a solver may ask of the scores, and its fused, log-domain implementation in plain torch.
+r"""The scores as a log-kernel, and Sinkhorn's two steps on it in float64.
 
 The log-kernel is :math:`L = S/\epsilon + w \log R`, with forbidden entries at minus infinity. `DenseKernel` defines it,
 and answers in float64 from the scores as they came, one block of rows at a time: masks and priors need no copy, and

@@ -7,6 +7,8 @@ All three solve
     \quad \text{s.t.} \quad Q 1 = a, \; Q^\top 1 = b .
 """
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor
 
@@ -211,37 +213,24 @@ def _solve(
     marginal: Tensor | None = None,
     log_prior: Tensor | None = None,
     prior_weight: float = 1.0,
-    stacklevel: int = 4,  # the line that called the public labeler
 ) -> LabelResult:
     if not isinstance(solver, Solver) or type(solver) is Solver:  # type: ignore[redundant-expr]
         raise TypeError(f"`solver` must be a settings object such as Auto(), got {type(solver).__name__}. Build one.")
     device = str(getattr(getattr(scores, "device", None), "type", "cpu"))
-    if device != "meta" and torch.is_autocast_enabled(device):  # it would multiply in half precision
-        with torch.autocast(device, enabled=False):
-            return _solve(
-                scores,
-                solver=solver,
-                init=init,
-                epsilon=epsilon,
-                sample_weight=sample_weight,
-                mask=mask,
-                marginal=marginal,
-                log_prior=log_prior,
-                prior_weight=prior_weight,
-                stacklevel=stacklevel + 1,
-            )
-    problem = LabelProblem.build(
-        scores,
-        epsilon=epsilon,
-        sample_weight=sample_weight,
-        marginal=marginal,
-        log_prior=log_prior,
-        prior_weight=prior_weight,
-        mask=mask,
-        reads_values=_reads_values(scores, solver),
-    )
-    start = None if init is None else _start(init, problem)
-    return solver(problem, init=start, stacklevel=stacklevel)
+    autocasts = device != "meta" and torch.is_autocast_enabled(device)  # it would multiply in half precision
+    with torch.autocast(device, enabled=False) if autocasts else nullcontext():
+        problem = LabelProblem.build(
+            scores,
+            epsilon=epsilon,
+            sample_weight=sample_weight,
+            marginal=marginal,
+            log_prior=log_prior,
+            prior_weight=prior_weight,
+            mask=mask,
+            reads_values=_reads_values(scores, solver),
+        )
+        start = None if init is None else _start(init, problem)
+        return solver(problem, init=start, stacklevel=4)  # the line that called the public labeler
 
 
 def _reads_values(scores: Tensor, solver: Solver) -> bool:

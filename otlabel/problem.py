@@ -87,7 +87,7 @@ class LabelProblem:
         """Bound on the size of the finite entries of L; infinite if unknown."""
         if self.top is None:
             return math.inf
-        scale = self.kernel.scale if self.kernel.scale is not None else 1.0 / self.kernel.epsilon.amin().item()
+        scale = _largest_scale(self.kernel)
         if self.kernel.log_prior is not None:
             return abs(self.top) * scale + self.exponent_range
         return max(abs(self.top * scale), abs(self.top * scale - self.exponent_range))
@@ -199,12 +199,16 @@ def _exponent_range(kernel: DenseKernel, span: tuple[float, float] | None) -> fl
     if span is None:
         return math.inf
     low, high = span if span[0] > -math.inf else _finite_range(kernel.scores)
-    scale = kernel.scale if kernel.scale is not None else 1.0 / kernel.epsilon.amin().item()
-    spread = (high - low) * scale if high > low else 0.0
+    spread = (high - low) * _largest_scale(kernel) if high > low else 0.0
     if kernel.log_prior is not None:
         low, high = _finite_range(kernel.log_prior)
         spread += (high - low) * kernel.prior_weight
     return spread
+
+
+def _largest_scale(kernel: DenseKernel) -> float:
+    """1 / epsilon of the problem with the smallest; looks at the device where problems have their own."""
+    return kernel.scale if kernel.scale is not None else 1.0 / kernel.epsilon.amin().item()
 
 
 def _finite_range(value: Tensor) -> tuple[float, float]:

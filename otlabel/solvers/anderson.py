@@ -11,9 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from otlabel.absorbed import REACH
 from otlabel.errors import require_count
-from otlabel.solvers.base import OnFailure, Solver
+from otlabel.solvers.base import Solver
 from otlabel.solvers.iterate import Iterate
 from otlabel.solvers.sinkhorn import first_column_step
 
@@ -47,9 +46,6 @@ class Anderson(Solver):
         True
     """
 
-    max_iter: int = 1000
-    tol: float | None = 1e-4
-    on_failure: OnFailure = "warn"
     memory: int = 8
 
     def __post_init__(self) -> None:
@@ -78,8 +74,7 @@ def accelerate(state: Iterate, tol: float, max_iter: int, *, memory: int = 8, sl
             return False
         if len(best) != len(state.errors):  # at the start, and after problems left the batch
             history, best, safe = _History(memory), list(state.errors), None
-        if state.spread() > REACH[state.kernel.dtype]:
-            state.recentre()
+        state.stay_in_reach()
         dual, residual = state.log_v, (state.marginal / state.mass).log()
         worse = [error > WORSE * least for error, least in zip(state.errors, best, strict=True)]
         best = [min(pair) for pair in zip(state.errors, best, strict=True)]

@@ -10,10 +10,10 @@ from torch import Tensor
 from otlabel.problem import LabelProblem
 from otlabel.result import LabelResult
 from otlabel.solvers.anderson import accelerate
-from otlabel.solvers.base import OnFailure, Solver
+from otlabel.solvers.base import Solver
 from otlabel.solvers.iterate import Iterate, has_one_shift
 from otlabel.solvers.lean import LeanIterate, is_lean
-from otlabel.solvers.newton import SAMPLED_FROM, SAMPLED_ROWS, anneal, climb, climb_from_init
+from otlabel.solvers.newton import DENSE_CLASSES, SAMPLED_FROM, SAMPLED_ROWS, anneal, climb, climb_from_init
 
 Plan = Literal["done", "stop", "accelerate", "climb", "anneal"]
 
@@ -36,7 +36,6 @@ ANDERSON_CALLS = 30
 # Sinkhorn steps that an accelerated one replaces, after the first few.
 ANDERSON_GAIN = 2.5
 ANDERSON_START = 3
-DENSE_CLASSES = 256
 
 
 @dataclass(frozen=True)
@@ -61,10 +60,6 @@ class Auto(Solver):
         >>> otlabel.sinkhorn_label(torch.eye(3), epsilon=1e-3, solver=Auto(tol=1e-6)).status.name
         'CONVERGED'
     """
-
-    max_iter: int = 1000
-    tol: float | None = 1e-4
-    on_failure: OnFailure = "warn"
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -82,10 +82,13 @@ class Solver:
         if self.tol is not None:
             status = Status.CONVERGED if has_ended else Status.MAX_ITER_REACHED
             if self.on_failure != "ignore":
-                if self._may_be_below_rounding(problem):
-                    self._warn_of_rounding(problem, measure(), stacklevel + 1)
-                if not has_ended:
-                    self._fail(measure(), status, stacklevel + 1)
+                is_suspect = self._may_be_below_rounding(problem)
+                if is_suspect or not has_ended:
+                    measure = report = measure()  # worked out once
+                    if is_suspect:
+                        self._warn_of_rounding(problem, report, stacklevel + 1)
+                    if not has_ended:
+                        self._fail(report, status, stacklevel + 1)
         return LabelResult(
             labels=labels if len(problem.batch_shape) == labels.ndim - 2 else labels.view(problem.shape),
             status=status,

@@ -137,8 +137,7 @@ class Iterate:
         Only in the `final` stage this counts as the end of a problem.
         """
         self.errors = (self.mass - self.marginal).abs().sum(dim=-1).tolist()
-        if min(self.errors) <= tol and not self.kernel.is_direct and self.spread() > REACH[self.kernel.dtype]:
-            self.recentre()  # what is done is not looked at again, so it must not rest on entries at the floor
+        if min(self.errors) <= tol and self._leave_floor():  # what is done is not looked at again
             self.errors = (self.mass - self.marginal).abs().sum(dim=-1).tolist()
         done = [error <= tol for error in self.errors]
         if final:
@@ -188,10 +187,16 @@ class Iterate:
 
     # ------------------------------------------------------------------ reach of the absorbed kernel
 
-    def stay_in_reach(self) -> None:
-        """Absorb anew if the duals moved so far that the dtype suffers; looks at the device."""
-        if self.spread() > REACH[self.kernel.dtype]:
+    def stay_in_reach(self) -> bool:
+        """Absorb anew if the duals moved so far that the dtype suffers, and say whether; looks at the device."""
+        is_beyond = self.spread() > REACH[self.kernel.dtype]
+        if is_beyond:
             self.recentre()
+        return is_beyond
+
+    def _leave_floor(self) -> bool:
+        """`stay_in_reach` before an answer: errors and labels must not rest on entries at the floor, if E has one."""
+        return not self.kernel.is_direct and self.stay_in_reach()
 
     def spread(self) -> float:
         """Range by which the duals moved since the kernel was absorbed."""
@@ -224,8 +229,8 @@ class Iterate:
             met = torch.tensor([passes > 0 for passes in self._ended], device=self.marginal.device)
             ended = torch.tensor([passes or self.passes for passes in self._ended], device=self.marginal.device)
         self._gather()
-        if self.tol is not None and not self.kernel.is_direct and self.spread() > REACH[self.kernel.dtype]:
-            self.recentre()  # labels and errors must not rest on entries at the floor
+        if self.tol is not None:
+            self._leave_floor()
         labels = self.kernel.labels(self.factor)
         if problem.top is None:
             labels.nan_to_num_(nan=0.0)  # values went unchecked: labels stay finite, the error tells

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from otlabel.errors import require_count
-from otlabel.solvers.base import OnFailure, Solver
+from otlabel.solvers.base import Solver
 from otlabel.solvers.iterate import FIRST_DAMPING, LONGEST_STEP, Iterate
 from otlabel.solvers.krylov import conjugate_gradient, sparse_direction
 
@@ -31,6 +31,8 @@ SETTLING_STEPS = 10
 LINE_SEARCHES = 12
 # Passes after which a start from given duals is given up.
 INIT_PASSES = 60
+# Classes up to which the system is solved densely.
+DENSE_CLASSES = 256
 # Rows of the sampled Hessian, in multiples of k; entries from which it is sampled; error below which Newton's method
 # should converge fast.
 SAMPLED_ROWS = 64
@@ -61,10 +63,7 @@ class Newton(Solver):
         True
     """
 
-    max_iter: int = 1000
-    tol: float | None = 1e-4
-    on_failure: OnFailure = "warn"
-    dense_classes: int = 256
+    dense_classes: int = DENSE_CLASSES
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -15,7 +15,7 @@ from otlabel.absorbed import REACH
 from otlabel.errors import require_count
 from otlabel.problem import LabelProblem
 from otlabel.result import LabelResult, Report
-from otlabel.solvers.base import OnFailure, Solver
+from otlabel.solvers.base import Solver
 from otlabel.solvers.iterate import Iterate, has_one_shift
 from otlabel.solvers.lean import LeanIterate, is_lean
 
@@ -51,9 +51,6 @@ class Sinkhorn(Solver):
         3
     """
 
-    max_iter: int = 1000
-    tol: float | None = 1e-4
-    on_failure: OnFailure = "warn"
     check_every: int = 10
     order: Order = "columns_first"
 
