@@ -46,7 +46,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PIP) install --quiet "$(TORCH)" -c constraints.txt -c $(VENV)/cpu-only.txt $(TORCH_FLAGS) 2> $(VENV)/torch.log || { \
 		echo 'no CPU build of $(TORCH) on this index (TORCH_FLAGS="--index-url ..." names another): installing the default one'; \
 		$(PIP) install --quiet "$(TORCH)" $(TORCH_FLAGS); }
-	@$(PIP) install --quiet -e ".[examples,test,docs,dev]" -c constraints.txt
+	@$(PIP) install --quiet -e ".[examples,video,test,docs,dev]" -c constraints.txt
 	@touch $@
 
 demo: $(VENV)/.installed ## train and evaluate the CASE example on small data
@@ -59,6 +59,7 @@ lint: $(VENV)/.installed ## check format, style, spelling, types and the directi
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/codespell
+	@$(BIN)/sphinx-lint -i docs/_build -i docs/gallery docs otlabel examples README.md CHANGELOG.md
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 
@@ -67,7 +68,8 @@ format: $(VENV)/.installed ## format the code and apply the safe fixes
 	@$(BIN)/ruff format .
 
 docs: $(VENV)/.installed ## build the documentation; a warning is an error
-	@$(BIN)/python -m sphinx -n -W --keep-going -q docs docs/_build/html
+	@OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m sphinx -n -W --keep-going -q docs docs/_build/html
+	@$(BIN)/python tests/docs/site_check.py docs/_build/html
 	@echo "docs/_build/html/index.html"
 
 # Outside the tree, with nothing but torch and jaxtyping beside the wheel: the core may need no other package.
@@ -86,5 +88,6 @@ bench: $(VENV)/.installed ## measure otlabel beside its peers (hours; ARGS="--wo
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## remove the environment, the caches and what was built
-	@rm -rf $(VENV) dist build docs/_build .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@rm -rf docs/_build docs/gallery docs/recipes/systems docs/sg_execution_times.rst
+	@rm -rf $(VENV) dist build .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -17,7 +17,7 @@ hypothesis.settings.register_profile("ci", derandomize=True, max_examples=100, d
 hypothesis.settings.register_profile("dev", max_examples=25, deadline=None)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev"))
 
-collect_ignore = ["docs/conf.py"]
+collect_ignore = ["docs/conf.py", "docs/_build", "docs/_ext", "docs/gallery", "docs/gallery_src"]
 
 
 class Page(pytest.File):
@@ -46,5 +46,6 @@ class PageBlocks(pytest.Item):
 
 
 def pytest_collect_file(file_path, parent):
-    page = file_path.suffix == ".md" and (file_path.name == "README.md" or file_path.parent.name == "docs")
+    docs = parent.config.rootpath / "docs"
+    page = file_path.suffix == ".md" and (file_path.name == "README.md" or docs in file_path.parents)
     return Page.from_parent(parent, path=file_path) if page and find_spec("sybil") is not None else None
