@@ -166,12 +166,7 @@ def survey(
                 kept.append(value)
             seen = rows.stop
     require(seen > 0, "`blocks` must hold a sample, got {}. Skip the call when there is nothing to label.", seen)
-    require(
-        size in (None, seen),
-        "`blocks` must hold the same samples in every pass, got {} of them after {}. Drop and shuffle nothing.",
-        seen,
-        size,
-    )
+    check_size(seen, size)
     classes, values, column_values, rest, best, own = (kept.whole() for kept in grown)
     offers = torch.where(is_open, prices, -torch.inf)
     offers[columns] = -torch.inf
@@ -215,6 +210,16 @@ def checked(block: object, prices: Tensor, seen: int) -> Tensor:
         seen,
     )
     return block.detach().to(prices.device)
+
+
+def check_size(seen: int, size: int | None) -> None:
+    """Raise if a pass found another number of samples than the one before."""
+    require(
+        size in (None, seen),
+        "`blocks` must hold the same samples in every pass, got {} of them after {}. Drop and shuffle nothing.",
+        seen,
+        size,
+    )
 
 
 def _check_values(best: Tensor, part: Tensor, seen: int) -> None:

@@ -155,7 +155,7 @@ def _solve_one(
     return labels, score, dual_value(scores.best(prices)[1], prices, lower, upper), prices
 
 
-def soft_prices(scores: Scores, lower: Tensor, upper: Tensor) -> Tensor:
+def soft_prices(scores: Scores, lower: Tensor, upper: Tensor, sample_weight: Tensor | None = None) -> Tensor:
     """Prices from soft labels of a small epsilon; any are right, good ones leave little to exchange."""
     n, k = scores.values.shape
     step = -(-n // SCALE_SAMPLES)
@@ -178,6 +178,7 @@ def soft_prices(scores: Scores, lower: Tensor, upper: Tensor) -> Tensor:
             scores.values,
             share,
             epsilon=epsilon,
+            sample_weight=sample_weight,
             mask=scores.mask,
             classes=relax,
             solver=Auto(tol=tol, max_iter=SOFT_ITERATIONS, on_failure="ignore"),

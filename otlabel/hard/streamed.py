@@ -15,21 +15,21 @@ from torch import Tensor
 
 from otlabel.errors import InfeasibleProblemError, require, require_count, require_numbers
 from otlabel.hard.annealing import anneal_prices
-from otlabel.hard.candidates import Candidates, checked, survey
+from otlabel.hard.candidates import Candidates, check_size, checked, survey
 from otlabel.hard.capacity import CapacityResult, soft_prices
 from otlabel.hard.counts import bounds_of, counts_of, dual_value, pool_price
 from otlabel.hard.exchange import Exchange, Scores
 
 # Where more than this share of the samples would sit in classes of which only the ceiling is known, another pass at
 # the new prices comes before exact counts.
-MOST_UNKNOWN = 0.01
+MOST_UNKNOWN = 2e-3
 # Where more than this share is misplaced at the first prices, those of soft labels of a sample of this size are better.
 POOR_START = 0.4
 SAMPLE_ENTRIES = 2**25
-# Most classes, as a multiple of the candidates, that a pass reads whole for the first time.
+# Most classes, as a multiple of the candidates, that a pass reads whole for the first time; of those that some samples
+# have only by the ceiling.
 MOST_COLUMNS = 4
-# Share of the samples that soft labels leave misplaced: while the table is mostly too small, and then.
-ROUGH_TOL, FINE_TOL = 1e-2, 1e-3
+LEAST_BEYOND = 0.5
 # Rounding of a sum, relative to the sum of the sizes.
 ROUNDING = 1e-14
 
@@ -48,10 +48,12 @@ def capacity_labels_of_blocks(
     .. math::
         \max_l \sum_i S_{i\,l(i)} \quad\text{s.t.}\quad m_j \le |\{i : l(i) = j\}| \le c_j
 
-    The answer of `capacity_labels`, optimal and with its proof, without the scores in memory: two or three passes over
-    the blocks from the prices of soft labels, two more from poor ones. Kept are `candidates` classes and scores for
-    each sample, 4 bytes each for float16 scores; from the second pass on all scores of the classes that cannot fill
-    from those, mostly fewer than 100; about 100 bytes for each sample besides, and some matrices of k x k numbers.
+    The answer of `capacity_labels`, optimal and with its proof, without the scores in memory: one to three passes over
+    the blocks from good prices, two more from poor ones, the first of which only picks a sample. Prices of soft labels
+    are poor where their epsilon is larger than the differences between a sample's best scores. Kept are `candidates`
+    classes and scores for each sample, 4 bytes each for float16 scores; from the second pass on all scores of the
+    classes that cannot fill from those, mostly fewer than 100; about 100 bytes for each sample besides, and some
+    matrices of k x k numbers.
 
     Args:
         blocks: The scores, rows in a fixed order, as blocks of shape (m, k) of any m, tensors or arrays; float16,
@@ -113,18 +115,18 @@ def capacity_labels_of_blocks(
         del found
         has_time = max_passes is None or max_passes >= 4
         if passes == 1 and has_time and _misplaced(table, prices, upper) > POOR_START:
+            nearest = table.best(prices)[0]
             del table
-            prices = _sampled_prices(blocks, size, is_open, lower, upper)
+            prices = _sampled_prices(blocks, nearest, is_open, lower, upper)
             passes += 1
             continue
         prices = prices - pool_price(prices, lower, upper, size)
-        prices = anneal_prices(table, prices, lower, upper, tol=FINE_TOL if len(columns) else ROUGH_TOL)
+        prices, beyond = anneal_prices(table, prices, lower, upper)
         labels, _ = table.best(prices)
         unknown = labels[table.known(labels) == -torch.inf]
+        count = torch.bincount(unknown, minlength=len(prices))
         if len(unknown) > MOST_UNKNOWN * size and (max_passes is None or passes + 1 < max_passes):
-            labels = None
-            order = (table.offers - prices).argsort(descending=True, stable=True)[:candidates]
-            order = order[table.offers[order] > -torch.inf]
+            labels, wanted = None, count + beyond
         else:
             labels, prices = _exchange(table, prices, lower, upper)
             scores = table.known(labels)
@@ -132,9 +134,9 @@ def capacity_labels_of_blocks(
             if not len(unknown):
                 bound = dual_value(table.best(prices)[1], prices, lower, upper)
                 return CapacityResult(labels, scores.sum(), bound, prices)
-            count, order = torch.bincount(unknown, minlength=len(prices)).sort(descending=True, stable=True)
-            order = order[: min(MOST_COLUMNS * candidates, int((count > 0).sum()))]
-        columns = torch.cat([columns, order])
+            wanted = torch.bincount(unknown, minlength=len(prices)).to(prices.dtype)
+        wanted, order = (found[: MOST_COLUMNS * candidates] for found in wanted.sort(descending=True, stable=True))
+        columns = torch.cat([columns, order[wanted > LEAST_BEYOND]])
         del table
 
 
@@ -144,17 +146,31 @@ def _misplaced(table: Candidates, prices: Tensor, upper: Tensor) -> float:
     return (count - upper).clamp(min=0).sum().item() / len(table.rest)
 
 
-def _sampled_prices(blocks: Iterable[object], size: int, is_open: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    """Prices from soft labels of some of the samples."""
-    step = -(-size * len(is_open) // SAMPLE_ENTRIES)
+def _sampled_prices(blocks: Iterable[object], nearest: Tensor, is_open: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """Prices from soft labels of some of the samples.
+
+    Half of them are of all classes alike, with weights: how many samples like a class best, more than it may hold or
+    fewer, decides on which side of a wide gap its price is, and a few samples of it cannot tell that by their number.
+    """
+    n, k = len(nearest), len(is_open)
+    count = torch.bincount(nearest, minlength=k)
+    picked = (SAMPLE_ENTRIES / k * (count / (2 * n) + 1 / (2 * k))).ceil().to(torch.int64).minimum(count)
+    by_class = nearest.argsort(stable=True)
+    label = nearest[by_class]
+    place = torch.arange(n, device=count.device) - (count.cumsum(dim=0) - count)[label]
+    is_picked = (place * picked[label]) // count[label] < ((place + 1) * picked[label]) // count[label]
+    samples = by_class[is_picked].sort().values
     rows, seen = [], 0
     for block in blocks:
         part = checked(block, lower, seen)
-        rows.append(part[-seen % step :: step].clone())
+        first, last = torch.searchsorted(samples, torch.tensor([seen, seen + len(part)], device=count.device)).tolist()
+        rows.append(part[samples[first:last] - seen])
         seen += len(part)
+    check_size(seen, n)
     sample = torch.cat(rows)
-    share = len(sample) / size
-    prices = soft_prices(Scores(sample, None, is_open), share * lower, share * upper)
+    share = len(sample) / n
+    weight = (count / picked)[nearest[samples]]
+    prices = soft_prices(Scores(sample, None, is_open), share * lower, share * upper, weight)
     return prices.masked_fill(~(prices.isfinite() & is_open), 0.0)
 
 

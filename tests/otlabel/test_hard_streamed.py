@@ -9,7 +9,8 @@ from hypothesis.extra import numpy as hnp
 
 from otlabel import InfeasibleProblemError, sinkhorn_label
 from otlabel.hard import capacity_labels, capacity_labels_of_blocks
-from otlabel.hard.candidates import survey
+from otlabel.hard.candidates import Candidates, survey
+from otlabel.hard.descent import Graph, Point, nearest_changes
 from tests.otlabel.helpers import clustered, patched, rand, randn
 from tests.otlabel.strategies import tensors
 
@@ -258,6 +259,22 @@ def test_prices_of_soft_labels_save_passes():
     assert warm.passes < cold.passes
 
 
+def test_classes_far_above_and_just_at_their_counts_take_few_passes_and_sweeps(monkeypatch):
+    """The first class is liked best by a sixth of the samples and may hold 40; others by 41 or 39 of them.
+
+    The prices of the former are far off, those of the latter must cross a gap in which they change nothing.
+    """
+    scores = clustered(12_000, 300, features=512).half()
+    assert counts(scores.argmax(dim=1), 300).max() > 1500
+    blocks, sweeps, sweep = Counted(scores, 2048), [], Candidates.blocks
+    monkeypatch.setattr(Candidates, "blocks", lambda table: sweeps.append(1) or sweep(table))
+    with patched(SAMPLE_ENTRIES=2**18):
+        result = capacity_labels_of_blocks(blocks, -0.05 * sinkhorn_label(scores).log_v, candidates=8)
+    assert result.gap <= 1e-10
+    assert blocks.passes <= 6
+    assert len(sweeps) <= 100
+
+
 @pytest.mark.parametrize("passes", [2, 3, 6])
 def test_passes_are_not_more_than_allowed(passes):
     scores = randn(300, 60)
@@ -306,3 +323,53 @@ def test_candidates_are_the_best_classes_however_many_there_are(k):
     table = survey([scores], zeros(scores), is_open, count=k // 2, columns=none, labels=None, size=None).table
     assert torch.equal(table.classes.long(), scores.topk(k // 2, dim=1).indices)
     assert int(table.classes.max()) > 2**14
+
+
+@st.composite
+def tables(draw, candidates=2):
+    """Candidates of some samples, with a ceiling and a whole column, and prices."""
+    n, k = draw(st.integers(2, 12), label="n"), draw(st.integers(4, 7), label="k")
+    scores = draw(tensors((n, k), -1.0, 1.0), label="scores")
+    prices = draw(tensors((k,), -0.5, 0.5), label="prices").double()
+    is_open, column = torch.ones(k, dtype=torch.bool), torch.tensor([draw(st.integers(0, k - 1), label="column")])
+    table = survey([scores], prices, is_open, count=candidates, columns=column, labels=None, size=None).table
+    return table, prices + 0.1 * draw(tensors((k,), -1.0, 1.0), label="change").double()
+
+
+def point_of(table, prices, count):
+    return Point(table, 0.3, count, count, prices)
+
+
+@given(drawn=tables(), data=st.data())
+def test_excess_and_graph_are_the_derivatives_of_the_objective(drawn, data):
+    table, prices = drawn
+    k = len(prices)
+    count = torch.full((k,), table.shape[0] / k, dtype=torch.float64)
+    way = data.draw(tensors((k,), -1.0, 1.0), label="way").double()
+    back, here, ahead = (point_of(table, prices + shift * way, count) for shift in (-1e-4, 0.0, 1e-4))
+    # The prices are the dual variables: mass falls where they rise. Error of the third derivative, 1e-8 / 0.3 ** 2.
+    slope = (ahead.objective - back.objective) / 2e-4
+    assert slope == pytest.approx(-torch.dot(here.excess, way).item(), abs=1e-5)
+    with patched(LEAST_LABEL=1e-12):
+        graph = Graph(point_of(table, prices, count), torch.zeros(k, dtype=torch.bool))
+    torch.testing.assert_close(graph.image(way / 0.3), (back.excess - ahead.excess) / 2e-4, rtol=0.0, atol=1e-5)
+
+
+@given(drawn=tables(candidates=7), data=st.data())
+def test_price_that_moves_to_its_nearest_change_meets_the_count_alone(drawn, data):
+    table, prices = drawn
+    k = len(prices)
+    count = counts(table.best(prices)[0], k)
+    label = data.draw(st.integers(0, k - 1), label="class")
+    excess = torch.zeros(k, dtype=torch.int64)
+    excess[label] = data.draw(st.integers(-int(table.shape[0] - count[label]), int(count[label])), label="excess")
+    change = nearest_changes(table, prices, excess)
+    assert bool((change[excess == 0] == 0).all())
+    assert change[label] * excess[label] >= 0
+    wanted = count[label] - excess[label]
+    for nudge in (-1e-9, 1e-9):
+        moved = prices + change
+        moved[label] += nudge
+        met = counts(table.best(moved)[0], k)[label]
+        # At the tie itself either side is right.
+        assert excess[label] == 0 or (met >= wanted if nudge < 0 else met <= wanted)
