@@ -6,13 +6,16 @@ from typing import Literal
 from examples.case_wtal.proposals import ProposalConfig
 
 Component = Literal["baseline", "scc", "scc_ccc"]
+Device = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """Network of each stream; streams share no weights."""
 
+    baseline: str = "own"  # name in baselines.BASELINES: what CASE is added to
     hidden: int = 512  # width of both branches (paper, appendix B)
+    joint: int = 2048  # width of the layers that see all streams at once; "own" has none
     kernel_size: int = 1  # snippets seen by the first layer of each branch; 1 judges every snippet alone, as the paper
     clusters: int = 16  # K; results are flat from 16 on (paper, figure 4)
     temperature: float = 10.0  # factor on cosines before each softmax, clusters and prototypes alike
@@ -22,6 +25,8 @@ class ModelConfig:
 class LabelConfig:
     """How pseudo-labels are made; every departure of the released program from the paper is a setting here."""
 
+    assignment: Literal["transport", "prediction"] = "transport"  # where labels come from (table 5)
+    form: Literal["soft", "hard"] = "soft"  # hard keeps the largest of each row (table 5)
     epsilon: float = 0.05  # entropic strength on cosines
     max_iter: int = 1000  # Sinkhorn iterations at most; the released program stops after 3
     tol: float | None = 1e-3  # L1 error of the cluster sizes; None runs max_iter iterations whatever the error
@@ -46,6 +51,8 @@ class LossConfig:
     snippet_weight: float = 1.0  # lambda_S
     cluster_weight: float = 0.3  # lambda_C
     class_weight: float = 0.0  # weight of snippet-level class labels (ours, with "scc_ccc" only); 0 is CASE
+    attention: bool = True  # train and use the attention branch; without it the class branch is alone (table 11)
+    co_labels: Literal["all", "baseline", "none"] = "all"  # which pseudo-labels the streams share (table 12)
     gce_q: float = 0.7  # generalised cross-entropy of the attention: 0 is cross-entropy, 1 mean absolute error
     topk_ratio: int = 8  # r: a class's video score is the mean of its best T / r snippets
     warm_start_epochs: int = 0  # epochs with top-k by class activation alone; calibrated top-k collapses on some seeds
@@ -61,6 +68,7 @@ class TrainConfig:
     weight_decay: float = 5e-4
     snippets: int | None = 750  # snippets sampled from each recording; None takes all, padded to the longest of a batch
     checkpoint: Literal["last", "best_on_test"] = "last"  # the released program keeps the best on the test set
+    device: Device = "auto"  # where to train; auto is CUDA if there is one
     seed: int = 0
 
 
@@ -68,8 +76,9 @@ class TrainConfig:
 class InferenceConfig:
     """Test time."""
 
-    clustering_assisted: bool = True  # fuse the clusters' foreground probability into the map
-    fusion: Literal["mean", "geometric"] = "mean"  # of class activation and foreground maps; see inference.class_map
+    foreground: Literal["attention", "clusters", "fused"] = "fused"  # whose foreground probability counts (table 7)
+    # How class activation and foreground become one map; see RecordingScores.class_map.
+    fusion: Literal["mean", "geometric", "class_activation"] = "mean"
     smoothing: int = 1  # snippets over which the class map is averaged in time; 1 is the paper
     protocol: str = "thumos14"  # name in evaluation.PROTOCOLS
 

@@ -9,6 +9,7 @@ import cattrs
 from cattrs.errors import ClassValidationError, ForbiddenExtraKeysError
 
 from examples.case_wtal.config import CaseConfig
+from examples.case_wtal.files import write_text
 
 
 def to_plain(config: CaseConfig) -> dict[str, Any]:
@@ -42,7 +43,7 @@ def from_plain(content: Any, source: str = "content") -> CaseConfig:
 
 def write_config(config: CaseConfig, path: Path) -> None:
     """Write every setting as indented JSON."""
-    path.write_text(json.dumps(to_plain(config), indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(to_plain(config), indent=2) + "\n")
 
 
 def read_config(path: str | Path) -> CaseConfig:
@@ -57,7 +58,7 @@ def read_config(path: str | Path) -> CaseConfig:
         raise FileNotFoundError(f"`config` must be a JSON file with settings, got {path}. Check the path.")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # no JSON, or no text
         raise ValueError(f"`config` must be a JSON file, got {path} ({error}). Repair it.") from error
     return from_plain(content, path.name)
 

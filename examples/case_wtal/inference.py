@@ -2,19 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from scipy.ndimage import uniform_filter1d
+from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from examples.case_wtal import losses
 from examples.case_wtal.config import CaseConfig, InferenceConfig
 from examples.case_wtal.data.batches import RecordingDataset, collate, resample
 from examples.case_wtal.data.recording import Recording
 from examples.case_wtal.evaluation import Detections
-from examples.case_wtal.module import CaseModule, calibrated_activation, class_activation
+from examples.case_wtal.module import CaseModule
 from examples.case_wtal.proposals import propose
+
+Foreground = Literal["attention", "clusters", "fused"]
 
 
 @dataclass(frozen=True)
@@ -24,72 +27,90 @@ class RecordingScores:
     Attributes:
         recording: As the network saw it (resampled where the settings ask for it).
         streams: Number of streams, which weighs the maps against each other.
-        class_activation: Softmax T-CAS, shape (T, G).
+        class_activation: Class scores, T-CAS after the softmax in most baselines, by attention: shape (T, G).
+        assisted_activation: The same with P^M in the place of the attention; equal where it plays no part.
         attention: Foreground probability P^A, shape (T,).
         cluster_foreground: Foreground probability P^T by way of the clusters, shape (T,).
         video_scores: Class probabilities of the whole recording, shape (G,).
+        cluster_probability: P^S, shape (T, K).
+        embedding: Of the streams beside each other, each of unit length, shape (T, sum of H), float32.
     """
 
     recording: Recording
     streams: int
     class_activation: np.ndarray
+    assisted_activation: np.ndarray
     attention: np.ndarray
     cluster_foreground: np.ndarray
     video_scores: np.ndarray
+    cluster_probability: np.ndarray
+    embedding: np.ndarray
 
     @property
     def fused_foreground(self) -> np.ndarray:
         """P^M = (P^A + P^T) / 2, shape (T,)."""
         return (self.attention + self.cluster_foreground) / 2
 
-    def class_map(self, settings: InferenceConfig, *, clustering_assisted: bool | None = None) -> np.ndarray:
-        """What is thresholded, shape (T, G): class activation and foreground maps, averaged in time and fused.
+    def class_map(self, settings: InferenceConfig, *, foreground: Foreground | None = None) -> np.ndarray:
+        """What is thresholded, shape (T, G): class scores and foreground maps, averaged in time and fused.
 
         Args:
             settings: `smoothing` is the number of snippets averaged (the ends are repeated). `fusion` is the `"mean"`
-                of the class activation, each stream's P^A and, with clustering, each stream's P^T, as in CASE; or the
-                `"geometric"` mean of the class activation and P^M (P^A without clustering), in which a class that is
-                not active cannot ride on the foreground of another.
-            clustering_assisted: Whether the clusters' foreground probability takes part; None follows the settings.
+                of the class activation and each stream's foreground maps (P^A, P^T or both), as in CASE; the
+                `"geometric"` mean of the class activation and the foreground (P^A, P^T or P^M), in which a class that
+                is not active cannot ride on the foreground of another; or the `"class_activation"` alone, for
+                baselines whose class activation has the foreground in it.
+            foreground: Whose foreground probability counts; None follows the settings.
         """
-        assisted = settings.clustering_assisted if clustering_assisted is None else clustering_assisted
-        foreground = self.fused_foreground if assisted else self.attention
-        activation, foreground = (
+        foreground = settings.foreground if foreground is None else foreground
+        assisted = foreground != "attention"
+        probability = {
+            "attention": self.attention,
+            "clusters": self.cluster_foreground,
+            "fused": self.fused_foreground,
+        }[foreground]
+        activation, probability = (
             uniform_filter1d(values, settings.smoothing, axis=0, mode="nearest")
-            for values in (self.class_activation, foreground[:, None])
+            for values in (self.assisted_activation if assisted else self.class_activation, probability[:, None])
         )
+        if settings.fusion == "class_activation":
+            return activation
         if settings.fusion == "geometric":
-            return np.sqrt(activation * foreground)
-        maps = 2 * self.streams if assisted else self.streams
-        return (activation + maps * foreground) / (1 + maps)
+            return np.sqrt((activation * probability).clip(min=0))  # the running mean can round below zero
+        maps = 2 * self.streams if foreground == "fused" else self.streams
+        return (activation + maps * probability) / (1 + maps)
 
 
 @torch.no_grad()
 def score_recordings(module: CaseModule, recordings: Sequence[Recording]) -> list[RecordingScores]:
     """Run the network over recordings, in order."""
-    config = module.config
+    config, baseline = module.config, module.network.baseline
     seen = [resample(recording, config.train.snippets) for recording in recordings]
     loader = DataLoader(RecordingDataset(seen, ()), batch_size=config.train.batch_size, collate_fn=collate)
     module.eval()
     scores: list[RecordingScores] = []
     for batch in loader:
-        outputs = module({name: features.to(module.device) for name, features in batch.streams.items()})
         mask = batch.mask.to(module.device)
-        selected = losses.select_topk(calibrated_activation(outputs), mask, config.loss.topk_ratio)
-        video = torch.stack([losses.video_logits(o.cas, selected).softmax(dim=-1) for o in outputs]).mean(dim=0)
-        attention = torch.stack([o.attention for o in outputs]).mean(dim=0)
-        transformed = torch.stack(module.cluster_probability(outputs)).mean(dim=0)
-        activation = class_activation(outputs)
-        for i in range(len(mask)):
-            length = int(mask[i].sum())
+        output = module({name: features.to(module.device) for name, features in batch.streams.items()}, mask)
+        streams, transformed = output.baseline.streams, module.cluster_probability(output)
+        fused = [(o.attention + p) / 2 for o, p in zip(streams, transformed, strict=True)]
+        maps = {
+            "class_activation": baseline.class_activation(output.baseline),
+            "assisted_activation": baseline.class_activation(output.baseline, fused),
+            "attention": torch.stack([o.attention for o in streams]).mean(dim=0),
+            "cluster_foreground": torch.stack(transformed).mean(dim=0),
+            "cluster_probability": torch.stack(module.cluster_assignment(output)).mean(dim=0),
+        }
+        embedding = torch.cat([F.normalize(o.embedding, dim=-1) for o in streams], dim=-1)
+        video = baseline.video_scores(output.baseline, mask).double().cpu().numpy()
+        for i, length in enumerate(mask.sum(dim=1).tolist()):
             scores.append(
                 RecordingScores(
                     recording=seen[len(scores)],
-                    streams=len(outputs),
-                    class_activation=activation[i, :length].double().cpu().numpy(),
-                    attention=attention[i, :length].double().cpu().numpy(),
-                    cluster_foreground=transformed[i, :length].double().cpu().numpy(),
-                    video_scores=video[i].double().cpu().numpy(),
+                    streams=len(streams),
+                    video_scores=video[i],
+                    embedding=embedding[i, :length].float().cpu().numpy(),
+                    **{name: values[i, :length].double().cpu().numpy() for name, values in maps.items()},
                 )
             )
     return scores
@@ -100,14 +121,14 @@ def detect(
     classes: Sequence[str],
     config: CaseConfig,
     *,
-    clustering_assisted: bool | None = None,
+    foreground: Foreground | None = None,
 ) -> Detections:
-    """Detections in all recordings; `clustering_assisted=None` follows the settings."""
+    """Detections in all recordings; `foreground=None` follows the settings."""
     return Detections.concatenate(
         [
             propose(
                 s.recording.name,
-                s.class_map(config.inference, clustering_assisted=clustering_assisted),
+                s.class_map(config.inference, foreground=foreground),
                 s.video_scores,
                 s.recording.seconds,
                 classes,

@@ -27,7 +27,11 @@ def solver_of(config: LabelConfig) -> Solver:
 
 
 def snippet_labels(
-    cluster_cosines: Sequence[Tensor], attention: Tensor, cluster_foreground: Tensor, config: LabelConfig
+    cluster_cosines: Sequence[Tensor],
+    attention: Tensor,
+    cluster_foreground: Tensor,
+    config: LabelConfig,
+    temperature: float = 10.0,
 ) -> Tensor:
     """Labels Q^S of snippets over clusters, shared by the streams (eqs. 7-12, 17).
 
@@ -37,21 +41,26 @@ def snippet_labels(
         attention: Mean attention of the streams, shape (N,); its rank is the snippet's position in the prior.
         cluster_foreground: Q^C[:, foreground] of the previous iteration, shape (K,).
         config: Settings.
+        temperature: Factor on cosines in the prediction, which is the label with `assignment="prediction"`.
 
     Returns:
-        Shape (N, K), rows sum to one, clusters get equal shares up to `config.tol`.
+        Shape (N, K), rows sum to one. With transport, clusters get equal shares up to `config.tol` before `form`.
     """
     with torch.no_grad():
         scores = torch.stack(tuple(cluster_cosines)).mean(dim=0)
+        if config.assignment == "prediction":
+            return _in_form((temperature * scores).softmax(dim=-1), config)
         if config.prior == "none":
-            return sinkhorn_label(scores, epsilon=config.epsilon, solver=solver_of(config)).labels
-        return sinkhorn_prior_label(
-            scores,
-            log_prior=snippet_log_prior(attention, cluster_foreground, config),
-            prior_weight=config.prior_weight,
-            epsilon=config.epsilon,
-            solver=solver_of(config),
-        ).labels
+            result = sinkhorn_label(scores, epsilon=config.epsilon, solver=solver_of(config))
+        else:
+            result = sinkhorn_prior_label(
+                scores,
+                log_prior=snippet_log_prior(attention, cluster_foreground, config),
+                prior_weight=config.prior_weight,
+                epsilon=config.epsilon,
+                solver=solver_of(config),
+            )
+        return _in_form(result.labels, config)
 
 
 def snippet_log_prior(attention: Tensor, cluster_foreground: Tensor, config: LabelConfig) -> Tensor:
@@ -67,23 +76,29 @@ def snippet_log_prior(attention: Tensor, cluster_foreground: Tensor, config: Lab
     )
 
 
-def cluster_labels(prototype_cosines: Sequence[Tensor], foreground: Tensor, config: LabelConfig) -> Tensor:
+def cluster_labels(
+    prototype_cosines: Sequence[Tensor], foreground: Tensor, config: LabelConfig, temperature: float = 10.0
+) -> Tensor:
     """Labels Q^C of clusters over {foreground, background}, shared by the streams (eqs. 13, 19).
 
     Args:
         prototype_cosines: Of each stream, cosine of cluster and foreground/background prototypes, shape (K, 2).
         foreground: Foreground pseudo-label Q^A of each valid snippet, shape (N,); its mean is the marginal.
         config: Settings.
+        temperature: As in `snippet_labels`.
 
     Returns:
         Shape (K, 2), rows sum to one.
     """
     with torch.no_grad():
         scores = torch.stack(tuple(prototype_cosines)).mean(dim=0)
+        if config.assignment == "prediction":
+            return _in_form((temperature * scores).softmax(dim=-1), config)
         share = marginals.uniform(2, dtype=scores.dtype, device=scores.device)
         if config.cluster_marginal == "empirical":
             share = marginals.empirical(torch.stack((foreground, 1 - foreground), dim=-1).to(scores.dtype))
-        return sinkhorn_marginal_label(scores, share, epsilon=config.epsilon, solver=solver_of(config)).labels
+        result = sinkhorn_marginal_label(scores, share, epsilon=config.epsilon, solver=solver_of(config))
+        return _in_form(result.labels, config)
 
 
 def class_labels(activation: Tensor, foreground: Tensor, video_labels: Tensor, config: LabelConfig) -> Tensor:
@@ -130,3 +145,8 @@ def prototype_cosine(embedding: Tensor, snippet_label: Tensor, foreground: Tenso
     # Sums instead of means: only directions matter, and an empty side then gives cosine 0 instead of NaN.
     clusters = F.normalize(snippet_label.T @ embedding, dim=-1)
     return clusters @ F.normalize(sides.T @ embedding, dim=-1).T
+
+
+def _in_form(labels: Tensor, config: LabelConfig) -> Tensor:
+    """Soft as they are, or all on the largest of each row."""
+    return labels if config.form == "soft" else F.one_hot(labels.argmax(dim=-1), labels.shape[-1]).to(labels.dtype)

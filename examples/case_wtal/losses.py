@@ -60,6 +60,11 @@ def label_loss(logits: Sequence[Tensor], labels: Tensor) -> Tensor:
     return sum((F.cross_entropy(stream, labels.to(stream.dtype)) for stream in logits), start=logits[0].new_zeros(()))
 
 
+def entropy(probability: Tensor) -> Tensor:
+    """Entropy in nats over the last dimension."""
+    return torch.special.entr(probability).sum(dim=-1)
+
+
 def _gce(probability: Tensor, q: float) -> Tensor:
     if q == 0:  # the limit of (1 - p^q) / q
         return -probability.clamp_min(1e-7).log()

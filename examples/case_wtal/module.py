@@ -1,6 +1,6 @@
-"""Training step of CASE: baseline, snippet clustering (SCC) and cluster classification (CCC) together (eq. 14)."""
+"""Training step of CASE: a baseline, snippet clustering (SCC) and cluster classification (CCC) together (eq. 14)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import lightning as L
 import torch
@@ -8,17 +8,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from examples.case_wtal import losses
+from examples.case_wtal.baselines.own import class_activation
 from examples.case_wtal.config import CaseConfig
 from examples.case_wtal.data.batches import Batch
 from examples.case_wtal.labels import class_labels, cluster_labels, prototype_cosine, snippet_labels
-from examples.case_wtal.model import CaseNetwork, StreamOutput
+from examples.case_wtal.model import CaseNetwork, CaseOutput
 
 
 class CaseModule(L.LightningModule):
     """CASE as a Lightning module.
 
-    The clusters' foreground probability Q^C[:, foreground] is the buffer `cluster_foreground`, shape (K,), so that a
-    checkpoint is complete: the prior of the next step and the test both read it.
+    The clusters' foreground probability Q^C[:, foreground] is the buffer `cluster_foreground`, so that a checkpoint is
+    complete: the prior of the next step and the test both read it. Its shape is (K,); where streams do not share their
+    labels, (S, K).
     """
 
     cluster_foreground: Tensor
@@ -26,99 +28,104 @@ class CaseModule(L.LightningModule):
     def __init__(self, stream_widths: Mapping[str, int], classes: int, config: CaseConfig) -> None:
         super().__init__()
         self.config = config
-        self.network = CaseNetwork(stream_widths, classes, config.model)
-        clusters = config.model.clusters
+        self.network = CaseNetwork(stream_widths, classes, config)
+        clusters, streams = config.model.clusters, len(self.network.heads)
         initial = 0.5 if config.label.initial_foreground == "half" else 1 / clusters
-        self.register_buffer("cluster_foreground", torch.full((clusters,), initial))
+        shape = (clusters,) if config.loss.co_labels == "all" else (streams, clusters)
+        self.register_buffer("cluster_foreground", torch.full(shape, initial))
 
-    def forward(self, streams: Mapping[str, Tensor]) -> list[StreamOutput]:
-        """Features of each stream (B, T, D) -> output of each stream."""
-        return list(self.network(streams).values())
+    def forward(self, streams: Mapping[str, Tensor], mask: Tensor) -> CaseOutput:
+        """Features of each stream (B, T, D) and their mask (B, T)."""
+        return self.network(streams, mask)
 
     def training_step(self, batch: Batch) -> Tensor:
         """Total loss of a batch; logs its parts."""
         loss = self.config.loss
-        outputs = self(batch.streams)
-        with torch.no_grad():
-            warm = self.current_epoch < loss.warm_start_epochs
-            scores = class_activation(outputs) if warm else calibrated_activation(outputs)
-            selected = losses.select_topk(scores, batch.mask, loss.topk_ratio)
-            foreground = (selected & (batch.labels[:, None, :] > 0)).any(dim=-1)
-        parts = {
-            "video": losses.video_loss([losses.video_logits(o.cas, selected) for o in outputs], batch.labels),
-            "attention": losses.attention_loss([o.attention for o in outputs], foreground, batch.mask, loss.gce_q),
-        }
-        total = parts["video"] + parts["attention"]
+        output = self(batch.streams, batch.mask)
+        parts, foreground = self.network.baseline.training_losses(output.baseline, batch, self.current_epoch)
+        total = torch.stack(list(parts.values())).sum()
+        logged: dict[str, Tensor] = {}
         if loss.components != "baseline":
-            parts |= self._clustering_losses(outputs, batch.mask, foreground.to(batch.labels.dtype))
+            clustering, logged = self._clustering_losses(output, batch.mask, foreground.to(batch.labels.dtype))
+            parts = parts | clustering
             total = total + loss.snippet_weight * parts["snippet"]
             if loss.components == "scc_ccc":
                 total = total + loss.cluster_weight * parts["cluster"]
-                if loss.class_weight > 0 and not warm:
-                    parts["class"] = self._class_loss(outputs, batch)
+                if loss.class_weight > 0 and self.current_epoch >= loss.warm_start_epochs:
+                    parts["class"] = self._class_loss(output, batch)
                     total = total + loss.class_weight * parts["class"]
         self.log_dict(
-            {f"loss/{name}": value.detach() for name, value in parts.items()} | {"loss/total": total.detach()},
+            {f"loss/{name}": value.detach() for name, value in parts.items()}
+            | {"loss/total": total.detach()}
+            | {f"clusters/{name}": value for name, value in logged.items()},
             on_step=False,
             on_epoch=True,
             batch_size=len(batch.labels),
         )
         return total
 
-    def cluster_probability(self, outputs: Sequence[StreamOutput]) -> list[Tensor]:
+    def cluster_assignment(self, output: CaseOutput) -> list[Tensor]:
+        """P^S of each stream: probability of each cluster for each snippet, (B, T, K)."""
+        return [(self.config.model.temperature * cosine).softmax(dim=-1) for cosine in output.cluster_cosine]
+
+    def cluster_probability(self, output: CaseOutput) -> list[Tensor]:
         """P^T of each stream: foreground probability by way of the clusters (law of total probability), (B, T)."""
-        return [
-            (self.config.model.temperature * o.cluster_cosine).softmax(dim=-1) @ self.cluster_foreground
-            for o in outputs
-        ]
+        views = self.cluster_foreground.expand(len(self.network.heads), -1)
+        return [p @ foreground for p, foreground in zip(self.cluster_assignment(output), views, strict=True)]
 
     def _clustering_losses(
-        self, outputs: Sequence[StreamOutput], mask: Tensor, foreground: Tensor
-    ) -> dict[str, Tensor]:
-        """Losses of SCC and CCC over the valid snippets; updates the clusters' foreground probability."""
-        config, temperature = self.config.label, self.config.model.temperature
-        foreground = foreground[mask]
-        cosines = [o.cluster_cosine[mask] for o in outputs]
-        attention = torch.stack([o.attention[mask].detach() for o in outputs]).mean(dim=0)
-        smooth = [temporal_mean(o.cluster_cosine, mask, config.smoothing)[mask] for o in outputs]
-        snippet_label = snippet_labels(smooth, attention, self.cluster_foreground, config)
-        prototypes = [prototype_cosine(o.embedding[mask], snippet_label, foreground) for o in outputs]
-        cluster_label = cluster_labels(prototypes, foreground, config)
-        kept = config.ema_decay if config.memory == "ema" else 0.0
-        self.cluster_foreground = kept * self.cluster_foreground + (1 - kept) * cluster_label[:, 0]
-        return {
-            "snippet": losses.label_loss([temperature * c for c in cosines], snippet_label),
-            "cluster": losses.label_loss([temperature * p for p in prototypes], cluster_label),
-        }
+        self, output: CaseOutput, mask: Tensor, foreground: Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Losses of SCC and CCC over the valid snippets, and what is logged about the labels.
 
-    def _class_loss(self, outputs: Sequence[StreamOutput], batch: Batch) -> Tensor:
+        Updates the clusters' foreground probability. Streams that share labels are labelled as one group.
+        """
+        config, temperature = self.config.label, self.config.model.temperature
+        streams = range(len(self.network.heads))
+        groups = [list(streams)] if self.config.loss.co_labels == "all" else [[s] for s in streams]
+        cosines = [cosine[mask] for cosine in output.cluster_cosine]
+        before = self.cluster_foreground.reshape(len(groups), -1)
+        after, found = [], []
+        for i, group in enumerate(groups):
+            side = foreground[i % len(foreground)][mask]
+            attention = torch.stack([output.baseline.streams[s].attention[mask].detach() for s in group]).mean(dim=0)
+            smooth = [temporal_mean(output.cluster_cosine[s], mask, config.smoothing)[mask] for s in group]
+            snippet_label = snippet_labels(smooth, attention, before[i], config, temperature)
+            prototypes = [
+                prototype_cosine(output.baseline.streams[s].embedding[mask], snippet_label, side) for s in group
+            ]
+            cluster_label = cluster_labels(prototypes, side, config, temperature)
+            after.append(cluster_label[:, 0])
+            found.append(
+                {
+                    "snippet": losses.label_loss([temperature * cosines[s] for s in group], snippet_label),
+                    "cluster": losses.label_loss([temperature * p for p in prototypes], cluster_label),
+                    "label_entropy": losses.entropy(snippet_label).mean(),
+                    "class_entropy": losses.entropy(cluster_label).mean(),
+                    "proportion_entropy": losses.entropy(snippet_label.mean(dim=0)),
+                }
+            )
+        kept = config.ema_decay if config.memory == "ema" else 0.0
+        new = torch.stack(after).reshape(self.cluster_foreground.shape)
+        self.cluster_foreground = kept * self.cluster_foreground + (1 - kept) * new
+        total = {name: torch.stack([f[name] for f in found]).sum() for name in found[0]}
+        parts = {name: total.pop(name) for name in ("snippet", "cluster")}
+        return parts, {name: value / len(groups) for name, value in total.items()}
+
+    def _class_loss(self, output: CaseOutput, batch: Batch) -> Tensor:
         """Cross-entropy of each stream's class activation with snippet-level class labels (ours)."""
-        mask = batch.mask
+        mask, streams = batch.mask, output.baseline.streams
         with torch.no_grad():
-            maps = [*(o.attention for o in outputs), *self.cluster_probability(outputs)]
+            maps = [*(o.attention for o in streams), *self.cluster_probability(output)]
             foreground = torch.stack(maps).mean(dim=0)[mask]
             video_labels = batch.labels[:, None, :].expand(-1, mask.shape[1], -1)[mask]
-            label = class_labels(class_activation(outputs)[mask], foreground, video_labels, self.config.label)
-        return losses.label_loss([o.cas[mask] for o in outputs], label)
+            label = class_labels(class_activation(streams)[mask], foreground, video_labels, self.config.label)
+        return losses.label_loss([o.cas[mask] for o in streams], label)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam with a constant rate, as in the paper."""
         train = self.config.train
         return torch.optim.Adam(self.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay)
-
-
-def class_activation(outputs: Sequence[StreamOutput]) -> Tensor:
-    """T-CAS as probabilities, mean over streams, shape (B, T, G)."""
-    return torch.stack([o.cas.softmax(dim=-1) for o in outputs]).mean(dim=0)
-
-
-def calibrated_activation(outputs: Sequence[StreamOutput]) -> Tensor:
-    """T-CAS calibrated by attention: mean of the class activation and each stream's attention (eq. 21).
-
-    With two streams the attention has weight w = 2/3, as in the released program.
-    """
-    attention = torch.stack([o.attention for o in outputs]).sum(dim=0)
-    return (class_activation(outputs) + attention[..., None]) / (1 + len(outputs))
 
 
 def temporal_mean(values: Tensor, mask: Tensor, width: int) -> Tensor:

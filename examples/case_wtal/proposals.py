@@ -8,7 +8,7 @@ import numpy as np
 
 from examples.case_wtal.evaluation import Detections
 
-NMS_KINDS = ("hard", "released_decay")
+NMS_KINDS = ("hard", "released_decay", "soft", "fusion")
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,13 @@ class ProposalConfig:
     class_gate: float = 0.25
     # Above this overlap, the weaker of two proposals of one class is suppressed.
     nms_tiou: float = 0.4
-    # "released_decay" is what CASE's released program does instead: one decay, and suppressed proposals stay.
+    # "released_decay" is what CASE's released program does instead: one decay, and suppressed proposals stay. "soft" is
+    # Soft-NMS; "fusion" averages the boundaries of each kept proposal with those that it suppresses.
     nms: str = "hard"
-    # Width of "released_decay"; the released value.
+    # Width of "released_decay" (the released value) and of "soft".
     decay_alpha: float = 0.35
+    # Weights of the average in "fusion" are exp(score / this).
+    fusion_temperature: float = 0.1
     # Seconds added to lengths and overlaps inside NMS. 1.0 is a pixel habit that released programs kept; 0 is tIoU.
     length_offset: float = 0.0
 
@@ -49,6 +52,7 @@ class ProposalConfig:
             "nms_tiou": ("be in [0, 1]", 0 <= self.nms_tiou <= 1),
             "nms": (f"be one of {NMS_KINDS}", self.nms in NMS_KINDS),
             "decay_alpha": ("be finite and above 0", 0 < self.decay_alpha < math.inf),
+            "fusion_temperature": ("be finite and above 0", 0 < self.fusion_temperature < math.inf),
             "length_offset": ("be finite and at least 0", 0 <= self.length_offset < math.inf),
         }
         for field, (rule, holds) in rules.items():
@@ -107,9 +111,9 @@ def propose(
     for c, label in enumerate(searched.tolist()):
         rows = np.flatnonzero(column == c)
         begin, stop = start[rows] * step_seconds, end[rows] * step_seconds
-        kept, kept_score = nms(begin, stop, score[rows], config)
-        names = np.full((2, len(kept)), [[video], [classes[label]]])
-        parts.append(Detections(names[0], names[1], begin[kept], stop[kept], kept_score))
+        begin, stop, final = suppress(begin, stop, score[rows], config)
+        names = np.full((2, len(final)), [[video], [classes[label]]])
+        parts.append(Detections(names[0], names[1], begin, stop, final))
     return Detections.concatenate(parts)
 
 
@@ -179,27 +183,36 @@ def _contrast(steps: np.ndarray, row: np.ndarray, start: np.ndarray, end: np.nda
     return inner / (end - start) - np.where(outside > 0, outer / np.maximum(outside, 1), 0.0)
 
 
-def nms(start: np.ndarray, end: np.ndarray, score: np.ndarray, config: ProposalConfig) -> tuple[np.ndarray, np.ndarray]:
+def suppress(
+    start: np.ndarray, end: np.ndarray, score: np.ndarray, config: ProposalConfig
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Greedy suppression of overlapping segments of one class.
 
-    The best segment in competition is kept; those whose tIoU with it exceeds `config.nms_tiou` leave the competition;
-    and so on. With `nms="hard"` the latter are dropped. With "released_decay" they stay in the result, their score
-    multiplied once by exp(-tIoU^2 / decay_alpha): neither hard NMS nor Soft-NMS (Bodla et al., ICCV 2017), but what
-    the released programs of CASE and its relatives compute under the second name. Of equal scores the first goes first.
+    The best segment in competition is kept; those whose tIoU with it exceeds `config.nms_tiou` are its suppressed ones;
+    and so on. Of equal scores the first goes first. What becomes of the suppressed is `config.nms`:
+
+    "hard": They are dropped.
+    "released_decay": They leave the competition and stay in the result, their score multiplied once by
+        exp(-tIoU^2 / decay_alpha): neither hard NMS nor Soft-NMS, but what the released programs of CASE and its
+        relatives compute under the second name.
+    "soft": Soft-NMS (Bodla et al., ICCV 2017): the scores of all others, whatever the overlap, are multiplied by
+        exp(-tIoU^2 / decay_alpha), and the competition goes on. `nms_tiou` plays no part.
+    "fusion": They are dropped, and the boundaries of the kept one become the average of the group's, with weights
+        exp(score / fusion_temperature) (Zhou et al., CVPR 2023, fuse proposals with such weights).
 
     Args:
         start: Seconds, shape (N,).
         end: Seconds, shape (N,).
         score: Shape (N,).
-        config: Uses `nms`, `nms_tiou`, `decay_alpha`, `length_offset`.
+        config: Uses `nms`, `nms_tiou`, `decay_alpha`, `fusion_temperature`, `length_offset`.
 
     Returns:
-        Indices of the segments that remain, by descending final score, and these scores.
+        Start, end and score of the segments that remain, by descending score.
 
     Raises:
         ValueError: Shapes differ or a value is not finite.
     """
-    start, end, score = (np.asarray(column, float) for column in (start, end, score))
+    start, end, score = (np.array(column, float) for column in (start, end, score))
     finite = all(np.isfinite(column).all() for column in (start, end, score))
     if start.ndim != 1 or not start.shape == end.shape == score.shape or not finite:
         raise ValueError(
@@ -207,22 +220,33 @@ def nms(start: np.ndarray, end: np.ndarray, score: np.ndarray, config: ProposalC
             f"{start.shape}, {end.shape}, {score.shape}{'' if finite else ' with NaN or infinity'}. "
             "Give one entry per segment."
         )
-    length = end - start + config.length_offset
+    fused_start, fused_end = start.copy(), end.copy()
     rest = np.argsort(-score, kind="stable")
-    result = score.copy()
-    remain = []
+    remain: list[int] = []
     while rest.size:
-        best, rest = rest[0], rest[1:]
+        best, rest = int(rest[0]), rest[1:]
         remain.append(best)
-        inner = np.minimum(end[best], end[rest]) - np.maximum(start[best], start[rest]) + config.length_offset
-        inner = np.maximum(inner, 0.0)
-        union = length[best] + length[rest] - inner
-        tiou = np.divide(inner, union, out=np.zeros_like(inner), where=union > 0)
+        tiou = _tiou(start, end, best, rest, config.length_offset)
+        decay = np.exp(-(tiou**2) / config.decay_alpha)
         overlaps = tiou > config.nms_tiou
+        if config.nms == "soft":
+            score[rest] *= np.where(score[rest] > 0, decay, 1.0)  # a decay would lift a negative score
+            rest = rest[np.argsort(-score[rest], kind="stable")]
+            continue
         if config.nms == "released_decay":
-            result[rest[overlaps]] *= np.exp(-(tiou[overlaps] ** 2) / config.decay_alpha)
-            remain.extend(rest[overlaps])
+            score[rest[overlaps]] *= decay[overlaps]
+            remain.extend(rest[overlaps].tolist())
+        elif config.nms == "fusion":
+            group = np.array([best, *rest[overlaps]])
+            weight = np.exp((score[group] - score[best]) / config.fusion_temperature)
+            fused_start[best], fused_end[best] = (weight @ times[group] / weight.sum() for times in (start, end))
         rest = rest[~overlaps]
     kept = np.array(remain, dtype=np.int64)
-    kept = kept[np.argsort(-result[kept], kind="stable")]
-    return kept, result[kept]
+    kept = kept[np.argsort(-score[kept], kind="stable")]
+    return fused_start[kept], fused_end[kept], score[kept]
+
+
+def _tiou(start: np.ndarray, end: np.ndarray, one: int, others: np.ndarray, offset: float) -> np.ndarray:
+    inner = np.maximum(np.minimum(end[one], end[others]) - np.maximum(start[one], start[others]) + offset, 0.0)
+    union = (end[one] - start[one] + offset) + (end[others] - start[others] + offset) - inner
+    return np.divide(inner, union, out=np.zeros_like(inner), where=union > 0)

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from examples.case_wtal import cli, data
+from examples.case_wtal.commands import COMMANDS
 from examples.case_wtal.demo import demo, first_with_classes
 from examples.case_wtal.inference import score_recordings
 from tests.case_wtal.test_model import make_module
@@ -27,7 +28,7 @@ def words(capsys):
     return " ".join(capsys.readouterr().out.split())
 
 
-@pytest.mark.parametrize("command", [[], ["demo"], ["train"], ["evaluate"], ["ablation"], ["costs"]])
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
 def test_help_works(command, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main([*command, "--help"])
@@ -48,13 +49,16 @@ def test_module_runs_and_help_is_quick_to_import():
     code = "import sys; from examples.case_wtal import cli; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
     done = subprocess.run(
-        [sys.executable, "-m", "examples.case_wtal", "costs"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "examples.case_wtal", "costs", "--repeats", "0"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert "2,137,130 parameters" in done.stdout
 
 
 def test_costs_are_printed(capsys):
-    assert cli.main(["costs"]) == 0
+    assert cli.main(["costs", "--repeats", "0"]) == 0
     text = words(capsys)
     assert "2,137,130 parameters" in text
     assert "1.60128 G multiply-adds" in text
@@ -68,6 +72,7 @@ def test_costs_are_printed(capsys):
         (["train", "--dataset", "ninapro"], '`root` must be a folder for "ninapro", got None'),
         (["train", "--config", "no.json"], "`config` must be a JSON file with settings, got no.json"),
         (["train", "--train.epochs", "0"], "`train.epochs` must be at least 1, got 0"),
+        (["tables", "--seeds", "0"], "`seeds` must be at least 1, got 0"),
         (["evaluate", "no.json"], "`dataset` must be given with a file of predictions"),
         (["evaluate", "no.json", "--dataset", "watch"], "no.json"),
         (["evaluate", "."], "`config` must be a JSON file with settings"),
@@ -115,33 +120,38 @@ def test_recipe_and_file_together_are_refused(on_tiny_data, capsys):
     assert "`recipe` must be left out when settings come from a file, got 'paper'" in capsys.readouterr().err
 
 
-def test_ablation_prints_and_writes_its_summary(on_tiny_data, monkeypatch, capsys):
-    recipes = {"paper": lambda *_: tiny_config(epochs=1)}
-    monkeypatch.setattr("examples.case_wtal.recipes.RECIPES", recipes)
-    assert cli.main(["ablation", "--recipes", "paper", "--seeds", "1", "--folder", "runs/parts"]) == 0
+def test_tables_are_printed_written_and_gone_on_from(on_tiny_data, monkeypatch, capsys):
+    monkeypatch.setattr("examples.case_wtal.recipes.RECIPES", {"paper": lambda *_: tiny_config(epochs=1)})
+    call = ["tables", "--table", "7", "--seeds", "2", "--folder", "runs/parts"]
+    assert cli.main(call) == 0
     text = words(capsys)
-    assert "Ablation on tiny" in text
-    assert "no selection on the evaluated split" in text
-    assert {p.name for p in (on_tiny_data / "runs/parts").iterdir()} == {
-        "results.csv",
-        "ablation.json",
-        "summary.md",
-        "summary.csv",
+    for expected in ("Table 7", "[2/2] seed 1: attention", "Paper: fused is better", "no selection on the evaluated"):
+        assert expected in text
+    folder = on_tiny_data / "runs/parts"
+    assert {p.name for p in folder.iterdir() if not p.name.startswith("seed")} == {
+        "data.json",
+        "tables.json",
+        "tables.md",
     }
+    page = (folder / "tables.md").read_text()
+    assert f"$ {cli.PROGRAM} tables --table 7 --dataset watch --recipe paper --seeds 2" in page
+    assert cli.main(call) == 0
+    assert "[1/" not in words(capsys)
+    assert (folder / "tables.md").read_text() == page
 
 
 def test_demo_prints_four_rows_and_draws(on_tiny_data, monkeypatch, capsys):
     monkeypatch.setattr("examples.case_wtal.recipes.RECIPES", {"otlabel": lambda *_: tiny_config(epochs=1)})
     assert cli.main(["demo"]) == 0
     text = words(capsys)
-    for expected in ("base", "+SCC+CCC", "+test", "A single seed (0)", "runs/demo/recording.png", "Made-up recordings"):
+    for expected in ("base", "+SCC+CCC", "+test", "A single seed (1)", "runs/demo/recording.png", "Made-up recordings"):
         assert expected in text
     assert (on_tiny_data / "runs/demo/recording.png").stat().st_size > 10_000
 
 
 def test_demo_gives_the_rows_in_order(tmp_path):
-    results, picture = demo(tiny_config(epochs=1), tiny_data(), tmp_path, progress=False)
-    assert [r.row for r in results] == ["base", "+SCC", "+SCC+CCC", "+test"]
+    table, picture = demo(tiny_config(epochs=1), tiny_data(), tmp_path, progress=False)
+    assert [r.name for r in table.rows] == ["base", "+SCC", "+SCC+CCC", "+test"]
     assert picture == tmp_path / "recording.png"
 
 

@@ -20,6 +20,8 @@ CONVERGED = LabelConfig(tol=1e-6, max_iter=10_000)
 
 # field -> settings to start from, and the value that must make a difference
 CHANGES = {
+    "assignment": ({}, "prediction"),
+    "form": ({}, "hard"),
     "epsilon": ({}, 0.5),
     "max_iter": ({"tol": None, "max_iter": 50}, 1),
     "tol": ({"tol": 1e-6}, 0.5),
@@ -60,6 +62,25 @@ def test_every_setting_changes_an_answer(field):
     before, after = LabelConfig(**start), LabelConfig(**start | {field: value})
     weight = float(field.startswith("class_"))
     assert (two_steps(before, weight) - two_steps(after, weight)).abs().max() > 1e-5
+
+
+@pytest.mark.parametrize("assignment", ["transport", "prediction"])
+def test_hard_labels_are_the_largest_of_the_soft_ones(assignment):
+    soft, hard = (
+        snippet_labels(
+            cosines(), torch.linspace(0, 1, 40), torch.rand(4, generator=torch.Generator().manual_seed(1)), settings
+        )
+        for settings in (LabelConfig(assignment=assignment), LabelConfig(assignment=assignment, form="hard"))
+    )
+    torch.testing.assert_close(hard, torch.nn.functional.one_hot(soft.argmax(dim=1), 4).float())
+
+
+def test_without_transport_a_label_is_the_prediction():
+    settings, a = LabelConfig(assignment="prediction"), cosines()
+    expected = (5 * (a[0] + a[1]) / 2).softmax(dim=1)
+    torch.testing.assert_close(snippet_labels(a, torch.rand(40), torch.rand(4), settings, 5.0), expected)
+    a = cosines(n=8, k=2)
+    torch.testing.assert_close(cluster_labels(a, torch.ones(40), settings, 5.0), (5 * (a[0] + a[1]) / 2).softmax(dim=1))
 
 
 def test_attention_prior_differs_from_rank_prior():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from examples.case_wtal.config import LabelConfig, ModelConfig
+from examples.case_wtal.config import CaseConfig, LabelConfig, LossConfig, ModelConfig
 from examples.case_wtal.data.batches import Batch, RecordingDataset, collate
 from examples.case_wtal.inference import score_recordings
 from examples.case_wtal.model import CaseNetwork, count_costs
@@ -31,7 +31,7 @@ def batch_of(recordings, classes):
 
 def test_costs_are_those_of_the_paper():
     widths = {"rgb": 1024, "flow": 1024}
-    parameters, operations = count_costs(CaseNetwork(widths, 20, ModelConfig()), widths, 750)
+    parameters, operations = count_costs(CaseNetwork(widths, 20, CaseConfig()), widths, 750)
     assert parameters == 2_137_130
     assert operations / 1e9 == pytest.approx(1.60128, abs=5e-6)
 
@@ -56,16 +56,18 @@ def test_any_number_of_streams_of_any_width_trains_and_scores(widths):
 
 def test_output_shapes():
     features = {name: torch.randn(2, 9, width) for name, width in WIDTHS.items()}
-    for output in CaseNetwork(WIDTHS, 3, ModelConfig(hidden=8, kernel_size=3, clusters=5))(features).values():
-        assert output.cas.shape == (2, 9, 3)
-        assert output.attention.shape == (2, 9)
-        assert output.embedding.shape == (2, 9, 8)
-        assert output.cluster_cosine.shape == (2, 9, 5)
-        assert output.cluster_cosine.abs().max() <= 1 + 1e-6
+    network = CaseNetwork(WIDTHS, 3, CaseConfig(model=ModelConfig(hidden=8, kernel_size=3, clusters=5)))
+    output = network(features, torch.ones(2, 9, dtype=torch.bool))
+    for stream, cosine in zip(output.baseline.streams, output.cluster_cosine, strict=True):
+        assert stream.cas.shape == (2, 9, 3)
+        assert stream.attention.shape == (2, 9)
+        assert stream.embedding.shape == (2, 9, 8)
+        assert cosine.shape == (2, 9, 5)
+        assert cosine.abs().max() <= 1 + 1e-6
 
 
 def test_streams_and_branches_share_no_weights():
-    network = CaseNetwork({"a": 4, "b": 4}, 3, ModelConfig(hidden=8))
+    network = CaseNetwork({"a": 4, "b": 4}, 3, CaseConfig(model=ModelConfig(hidden=8)))
     pointers = [p.data_ptr() for p in network.parameters()]
     assert len(set(pointers)) == len(pointers) == 2 * 9
 
@@ -109,7 +111,7 @@ def test_temporal_mean_is_a_loop_over_valid_neighbours():
 def test_baseline_leaves_the_clusters_alone():
     module, data = make_module(tiny_config("baseline")), tiny_data()
     module.training_step(batch_of(data.train, data.classes)).backward()
-    assert all(stream.cluster_head.prototypes.grad is None for stream in module.network.streams.values())
+    assert all(head.prototypes.grad is None for head in module.network.heads)
     torch.testing.assert_close(module.cluster_foreground, torch.full((4,), 0.5))
 
 
@@ -123,11 +125,53 @@ def test_cluster_foreground_is_part_of_the_state_and_follows_training():
     assert torch.equal(fresh.cluster_foreground, state)
 
 
+def one_step(**loss):
+    data, config = tiny_data(), tiny_config()
+    module = make_module(replace(config, loss=replace(config.loss, **loss)))
+    module.training_step(batch_of(data.train, data.classes)).backward()
+    return module
+
+
+def test_streams_that_share_no_labels_have_clusters_of_their_own():
+    assert one_step(co_labels="all").cluster_foreground.shape == (4,)
+    for kind in ("baseline", "none"):
+        foreground = one_step(co_labels=kind).cluster_foreground
+        assert foreground.shape == (2, 4)
+        assert not torch.equal(foreground[0], foreground[1])
+
+
+def test_without_co_labels_a_stream_is_trained_as_if_it_were_alone():
+    data, config = tiny_data(), replace(tiny_config(), loss=LossConfig("baseline", co_labels="none", topk_ratio=4))
+    both = make_module(config)
+    both.training_step(batch_of(data.train, data.classes)).backward()
+    for name, width in WIDTHS.items():
+        alone = make_module(config, {name: width})
+        alone.network.baseline.streams[name].load_state_dict(both.network.baseline.streams[name].state_dict())
+        streams = [replace(r, streams={name: r.streams[name]}) for r in data.train]
+        alone.training_step(batch_of(streams, data.classes)).backward()
+        for p, q in zip(both.network.baseline.streams[name].parameters(), alone.network.parameters(), strict=False):
+            scale = 2 if p is both.network.baseline.streams[name].class_encoder.weight else 1
+            if scale == 2:  # the video loss is a mean over the streams
+                torch.testing.assert_close(scale * p.grad, q.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_class_branch_alone_leaves_the_attention_untrained():
+    module = one_step(components="baseline", attention=False)
+    for stream in module.network.baseline.streams.values():
+        assert stream.attention_layer.weight.grad is None
+        assert stream.classifier.weight.grad.abs().sum() > 0
+
+
+def test_unknown_baseline_is_refused():
+    with pytest.raises(ValueError, match=r"`model.baseline` must be one of own.*got 'nobody'"):
+        CaseNetwork(WIDTHS, 3, CaseConfig(model=ModelConfig(baseline="nobody")))
+
+
 def test_even_kernel_is_refused():
     with pytest.raises(ValueError, match="`kernel_size` must be odd, got 2"):
-        CaseNetwork(WIDTHS, 3, ModelConfig(kernel_size=2))
+        CaseNetwork(WIDTHS, 3, CaseConfig(model=ModelConfig(kernel_size=2)))
 
 
 def test_no_stream_is_refused():
     with pytest.raises(ValueError, match="`stream_widths` must name at least one stream, got none"):
-        CaseNetwork({}, 3, ModelConfig())
+        CaseNetwork({}, 3, CaseConfig())

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from examples.case_wtal.proposals import NMS_KINDS, ProposalConfig, nms, propose
+from examples.case_wtal.proposals import NMS_KINDS, ProposalConfig, propose, suppress
 
 CLASSES = ("a", "b", "c")
 # One sample per snippet and one threshold, nothing else in the score: answers can be read off the sequence.
@@ -33,17 +33,24 @@ def slow_nms(segments, config):
     result = []
     while competing:
         best = competing.pop(0)
-        result.append(best)
-        still = []
+        group, still = [best], []
         for start, end, score in competing:
             inner = max(0.0, min(end, best[1]) - max(start, best[0]) + config.length_offset)
             lengths = (end - start + config.length_offset, best[1] - best[0] + config.length_offset)
             tiou = inner / (sum(lengths) - inner)
-            if tiou <= config.nms_tiou:
+            decay = math.exp(-(tiou**2) / config.decay_alpha)
+            if config.nms == "soft":
+                still.append((start, end, score * decay if score > 0 else score))
+            elif tiou <= config.nms_tiou:
                 still.append((start, end, score))
             elif config.nms == "released_decay":
-                result.append((start, end, score * math.exp(-(tiou**2) / config.decay_alpha)))
-        competing = still
+                result.append((start, end, score * decay))
+            elif config.nms == "fusion":
+                group.append((start, end, score))
+        weights = [math.exp((score - best[2]) / config.fusion_temperature) for _, _, score in group]
+        times = [sum(w * s[i] for w, s in zip(weights, group, strict=True)) / sum(weights) for i in (0, 1)]
+        result.append((*times, best[2]))
+        competing = sorted(still, key=lambda s: -s[2])
     return sorted(result, key=lambda s: -s[2])
 
 
@@ -119,10 +126,13 @@ def test_nms_matches_the_slow_loop(kind, rows, tiou, offset):
     config = ProposalConfig(nms=kind, nms_tiou=tiou, length_offset=offset)
     segments = [(float(start), float(start + length), score / 10) for start, length, score in rows]
     start, end, score = np.array(segments).reshape(-1, 3).T
-    kept, kept_score = nms(start, end, score, config)
-    ours = sorted(zip(start[kept], end[kept], kept_score, strict=True))
-    np.testing.assert_allclose(ours, sorted(slow_nms(segments, config)), rtol=1e-12)
-    assert (np.diff(kept_score) <= 0).all()
+    before = start.copy(), end.copy(), score.copy()
+    found = suppress(start, end, score, config)
+    ours = sorted(zip(*(np.round(column, 9) for column in found), strict=True))
+    expected = [tuple(np.round(s, 9).tolist()) for s in slow_nms(segments, config)]
+    np.testing.assert_allclose(ours, sorted(expected), atol=2e-9)
+    assert (np.diff(found[2]) <= 0).all()
+    np.testing.assert_array_equal(before, (start, end, score))
 
 
 def test_the_score_is_mean_inside_minus_mean_of_the_pooled_sides():
@@ -205,24 +215,39 @@ def test_released_decay_keeps_the_suppressed_out_of_competition():
     # The second overlaps the first (tIoU 6/10) and, once suppressed, must not suppress the third (tIoU 6/12 with it).
     start, end, score = np.array([0.0, 0, 3]), np.array([10.0, 6, 9]), np.array([0.9, 0.8, 0.3])
     config = ProposalConfig(nms="released_decay", nms_tiou=0.59)
-    kept, kept_score = nms(start, end, score, config)
+    kept_start, _, kept_score = suppress(start, end, score, config)
     decay = math.exp(-(0.6**2) / 0.35)
-    assert kept.tolist() == [0, 1, 2]
+    assert kept_start.tolist() == [0, 0, 3]
     np.testing.assert_allclose(kept_score, [0.9, 0.8 * decay, 0.3 * decay])
 
 
 def test_a_tiou_at_the_nms_threshold_is_no_overlap():
     start, end, score = np.array([0.0, 0.0]), np.array([10.0, 5.0]), np.array([0.9, 0.8])
-    assert nms(start, end, score, ProposalConfig(nms_tiou=0.5))[0].tolist() == [0, 1]
-    assert nms(start, end, score, ProposalConfig(nms_tiou=0.49))[0].tolist() == [0]
+    assert suppress(start, end, score, ProposalConfig(nms_tiou=0.5))[1].tolist() == [10, 5]
+    assert suppress(start, end, score, ProposalConfig(nms_tiou=0.49))[1].tolist() == [10]
 
 
 def test_the_length_offset_makes_neighbours_overlap():
     # Two actions of 2 s, half a second apart: (-0.5 + 1) / (3 + 3 - 0.5) = 0.09.
     start, end, score = np.array([0.0, 2.5]), np.array([2.0, 4.5]), np.array([0.9, 0.8])
     config = ProposalConfig(nms_tiou=0.09)
-    assert nms(start, end, score, config)[0].tolist() == [0, 1]
-    assert nms(start, end, score, replace(config, length_offset=1.0))[0].tolist() == [0]
+    assert suppress(start, end, score, config)[0].tolist() == [0, 2.5]
+    assert suppress(start, end, score, replace(config, length_offset=1.0))[0].tolist() == [0]
+
+
+def test_fusion_averages_the_boundaries_of_a_group_by_their_scores():
+    start, end, score = np.array([0.0, 2, 50]), np.array([10.0, 12, 60]), np.array([0.9, 0.8, 0.3])
+    config = ProposalConfig(nms="fusion", fusion_temperature=0.1)
+    share = 1 / (1 + math.exp(-1))
+    found = suppress(start, end, score, config)
+    np.testing.assert_allclose(found[0], [2 * (1 - share), 50])
+    np.testing.assert_allclose(found[1], [10 * share + 12 * (1 - share), 60])
+    np.testing.assert_allclose(found[2], [0.9, 0.3])
+
+
+def test_soft_nms_does_not_lift_negative_scores():
+    start, end, score = np.zeros(3), np.full(3, 10.0), np.array([0.9, 0.8, -0.5])
+    assert suppress(start, end, score, ProposalConfig(nms="soft"))[2][-1] == -0.5
 
 
 OTHER_VALUES = {
@@ -234,6 +259,7 @@ OTHER_VALUES = {
     "nms_tiou": 0.9,
     "nms": "hard",
     "decay_alpha": 1.0,
+    "fusion_temperature": 5.0,
     "length_offset": 1.0,
 }
 
@@ -241,7 +267,7 @@ OTHER_VALUES = {
 @pytest.mark.parametrize("field", [field.name for field in fields(ProposalConfig)])
 def test_every_setting_changes_the_answer(field):
     rng = np.random.default_rng(3)
-    base = ProposalConfig(nms="released_decay")
+    base = ProposalConfig(nms="fusion" if field == "fusion_temperature" else "released_decay")
     arguments = ("v", rng.random((20, 3)), np.array([0.9, 0.6, 0.3]), 6.0, CLASSES)
     assert getattr(base, field) != OTHER_VALUES[field]
     changed = propose(*arguments, replace(base, **{field: OTHER_VALUES[field]}))
@@ -269,8 +295,9 @@ def test_the_default_settings_are_those_of_the_field():
         ("class_weight", -1.0),
         ("class_gate", 1.1),
         ("nms_tiou", math.nan),
-        ("nms", "soft"),
+        ("nms", "gentle"),
         ("decay_alpha", 0.0),
+        ("fusion_temperature", 0.0),
         ("length_offset", -1.0),
     ],
 )
@@ -319,4 +346,4 @@ def test_a_recording_without_length_is_an_error(seconds):
 )
 def test_nms_checks_its_columns(columns):
     with pytest.raises(ValueError, match=r"`start`, `end` and `score` must be finite, 1-D .* got shapes .*\. Give one"):
-        nms(*map(np.array, columns), ProposalConfig())
+        suppress(*map(np.array, columns), ProposalConfig())

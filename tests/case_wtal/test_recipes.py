@@ -107,7 +107,7 @@ def test_missing_fields_have_their_defaults():
         ({"recipe": 3}, "got recipe: 3 instead of a str"),
         ({"label": {"rank": "best"}}, "label.rank: .*best"),
         ({"label": {"tol": "small"}}, "label.tol: 'small' instead of a float"),
-        ({"proposal": {"nms": "soft"}}, "proposal: `nms` must be one of"),
+        ({"proposal": {"nms": "gentle"}}, "proposal: `nms` must be one of"),
         ({"label": {"a": 1}, "train": {"b": 1}}, "`label.a`; unknown field `train.b`"),
         ([1, 2], "`content` must hold settings as a JSON object, got list"),
     ],
