@@ -1,11 +1,15 @@
 """NinaPro loader and the dispatcher."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 from scipy.io import savemat
 
 from examples.case_wtal import data
+from examples.case_wtal.commands.common import Dataset
 from examples.case_wtal.data import load, load_ninapro, ninapro
+from examples.case_wtal.recipes import paper
 from tests.case_wtal.shared_data import require
 
 SUBJECTS = (*ninapro.TRAIN_SUBJECTS, *ninapro.DEV_SUBJECTS)
@@ -234,11 +238,24 @@ def test_load_passes_the_root(tmp_path):
 
 
 def test_unknown_name_lists_the_known():
-    with pytest.raises(ValueError, match="`name` must be one of watch, ninapro, thumos14, got 'thumos'"):
+    with pytest.raises(
+        ValueError, match=r"`name` must be one of watch, ninapro, inertial, thumos14, .*folder, got 'thumos'"
+    ):
         load("thumos")
 
 
-@pytest.mark.parametrize(("name", "content"), [("ninapro", "S<n>_A1_E1.mat"), ("thumos14", "gt.json")])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("ninapro", "S<n>_A1_E1.mat"),
+        ("inertial", "activity_labels.txt"),
+        ("thumos14", "gt.json"),
+        ("thumos14-212", "gt.json"),
+        ("activitynet12", "annotations"),
+        ("activitynet13", "annotations"),
+        ("folder", "dataset.json"),
+    ],
+)
 def test_missing_root_says_what_it_must_hold(tmp_path, name, content):
     with pytest.raises(ValueError, match=f'`root` must be a folder for "{name}", got None. It must hold {content}'):
         load(name)
@@ -249,6 +266,11 @@ def test_missing_root_says_what_it_must_hold(tmp_path, name, content):
 def test_root_for_watch_is_an_error(tmp_path):
     with pytest.raises(ValueError, match='`root` must be None for "watch"'):
         load("watch", tmp_path)
+
+
+def test_every_data_set_of_the_command_line_can_be_loaded_and_has_a_recipe():
+    assert {*get_args(Dataset)} == {"watch", *data.ON_DISK}
+    assert all(paper(name).dataset == name for name in get_args(Dataset))
 
 
 def test_all_names_exist():

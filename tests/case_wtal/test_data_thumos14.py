@@ -1,12 +1,17 @@
 """THUMOS14 loader: layout, ground truths, broken files; simulated features for dry runs."""
 
 import json
+import pickle
+import re
+import shutil
 
+import h5py
 import numpy as np
 import pytest
 
-from examples.case_wtal.data import load_thumos14, write_simulated_features
+from examples.case_wtal.data import IntegrityError, load, load_thumos14, write_simulated_features
 from examples.case_wtal.data.thumos14 import DISPUTED
+from tests.case_wtal.layouts import assert_same_data, write_wtalc
 from tests.case_wtal.shared_data import require
 
 GROUND_TRUTH = {
@@ -69,6 +74,13 @@ def test_ground_truth_decides_on_the_disputed_videos(root):
     assert "3 test videos" in with_them.note
 
 
+def test_data_sets_by_name_have_their_ground_truth(tmp_path):
+    write_simulated_features(tmp_path, require("thumos14"), seed=0, width=1024, videos=2)
+    assert load("thumos14", tmp_path).name == "thumos14"
+    with pytest.raises(ValueError, match='`ground_truth` "212" requires'):
+        load("thumos14-212", tmp_path)
+
+
 def test_212_without_the_disputed_videos_is_an_error(root):
     (root / "split_test.txt").write_text("video_test_1\n")
     with pytest.raises(ValueError, match='`ground_truth` "212" requires video_test_0000270 and video_test_0001496'):
@@ -83,7 +95,7 @@ def test_unknown_ground_truth_is_an_error(root):
 def test_small_length_difference_is_trimmed_with_a_warning(root):
     path = feature_path(root, "video_test_1", "flow")
     np.save(path, np.load(path)[:-2])
-    with pytest.warns(UserWarning, match="equal length, got up to 2 snippets of difference in 1 videos: video_test_1"):
+    with pytest.warns(UserWarning, match="equal length, got up to 2 .* in 1 recordings: video_test_1"):
         found = load_thumos14(root, width=4)
     assert len(found.test[0]) == 10
 
@@ -95,57 +107,132 @@ def test_all_broken_files_are_in_one_error(root):
     np.save(feature_path(root, "video_validation_2", "flow"), np.zeros((7, 4), np.int64))
     flow = feature_path(root, "video_test_1", "flow")
     np.save(flow, np.load(flow)[:-3])
-    with pytest.raises(ValueError, match="got 5 problems") as caught:
+    with pytest.raises(IntegrityError, match="got 5 problems") as caught:
         load_thumos14(root, width=4)
     for line in (
-        "features/train/rgb/video_validation_1.npy (missing)",
-        "features/train/flow/video_validation_1.npy (unreadable)",
-        "features/train/rgb/video_validation_2.npy (shape (7, 5))",
-        "features/train/flow/video_validation_2.npy (dtype int64)",
-        "test/video_test_1 (rgb and flow have [12, 9] snippets)",
+        "features/train/rgb/video_validation_1.npy: missing",
+        "features/train/flow/video_validation_1.npy: unreadable (the magic string is not correct; .*)",
+        "features/train/rgb/video_validation_2.npy: shape ((7, 5) instead of (T, 4) with T > 0)",
+        "features/train/flow/video_validation_2.npy: dtype (int64 instead of float)",
+        "features of video_test_1: lengths (snippets: rgb 12, flow 9; at most 2 apart)",
     ):
-        assert f"\n  {line}\n" in str(caught.value)
-    assert "Download these files again, or remove the videos" in str(caught.value)
+        assert re.search("\n  " + re.escape(line).replace(r"\.\*", ".*") + "\n", str(caught.value))
+    assert str(caught.value).endswith("compare them with those that the source publishes.")
 
 
 def test_pickled_features_are_not_read(root):
     np.save(feature_path(root, "video_test_1", "rgb"), np.array([{}], dtype=object))
-    with pytest.raises(ValueError, match=r"video_test_1.npy \(unreadable\)"):
+    with pytest.raises(IntegrityError, match=r"video_test_1.npy: dtype \(object instead of float\)"):
         load_thumos14(root, width=4)
 
 
 def test_width_is_checked(root):
-    with pytest.raises(ValueError, match=r"features of width 1024 .* got 6 problems"):
+    with pytest.raises(IntegrityError, match=r"got 6 problems(.|\n)*\(10, 4\) instead of \(T, 1024\)"):
         load_thumos14(root)
 
 
-def test_empty_ground_truth_is_dropped_with_a_warning(root):
+def test_empty_ground_truth_is_dropped_with_a_warning_and_still_names_a_label(root):
     entries = [*GROUND_TRUTH["video_test_1"][1], (["5.0", "5.0"], "Diving"), ([6, 5], "Shotput")]
     write_annotations(root, GROUND_TRUTH | {"video_test_1": ("test", entries)})
-    with pytest.warns(UserWarning, match="got 2 that do not, in video_test_1. They are dropped"):
+    with pytest.warns(UserWarning, match="gt.json should hold no segments that do not end after they start, got 2"):
         found = load_thumos14(root, width=4)
     assert len(found.test[0].segments) == 1
-    assert found.test[0].labels == ("Diving",)
+    assert found.test[0].labels == ("Diving", "Shotput")
+
+
+def test_repeated_ground_truth_is_dropped_with_a_warning(root):
+    entries = [*GROUND_TRUTH["video_test_1"][1], ([0, 6.4], "Diving"), ([0, 6.4], "Shotput")]
+    write_annotations(root, GROUND_TRUTH | {"video_test_1": ("test", entries)})
+    with pytest.warns(UserWarning, match="no segments that repeat another exactly, got 1. They are left out"):
+        found = load_thumos14(root, width=4)
+    assert [s.label for s in found.test[0].segments] == ["Diving", "Shotput"]
 
 
 @pytest.mark.parametrize("name", ["gt.json", "split_train.txt", "split_test.txt"])
 def test_missing_list_is_an_error(root, name):
     (root / name).unlink()
-    with pytest.raises(FileNotFoundError, match=f"`root` must hold gt.json, .* without {name}. Unpack"):
+    with pytest.raises(IntegrityError, match=f"{name}: missing"):
         load_thumos14(root, width=4)
 
 
 def test_video_without_annotation_is_an_error(root):
     write_annotations(root, {video: entry for video, entry in GROUND_TRUTH.items() if video != "video_validation_2"})
-    with pytest.raises(ValueError, match="got 1 without annotation: video_validation_2"):
+    with pytest.raises(IntegrityError, match=r"split_train.txt: video_validation_2: no annotation"):
         load_thumos14(root, width=4)
 
 
-@pytest.mark.parametrize("text", ["{", '{"videos": {}}', '{"database": {"v": {"annotations": [{"segment": [1]}]}}}'])
-def test_other_json_is_an_error(root, text):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "gt.json: unreadable"),
+        ("[]", "gt.json: annotation"),
+        ('{"videos": {}}', "gt.json: annotation"),
+        (
+            '{"database": {"v": {"annotations": [{"segment": [1]}]}}}',
+            r"gt.json: v: segment \({'segment': \[1\]} is not",
+        ),
+        ('{"database": {"v": {"annotations": 3}}}', 'gt.json: v: annotation .no list under "annotations"'),
+        ('{"database": {"v": {"annotations": [], "duration": "long"}}}', "duration 'long' is no positive number"),
+        ('{"database": {"v": {"annotations": [], "duration": 0}}}', "duration 0 is no positive number"),
+    ],
+)
+def test_other_json_is_an_error(root, text, message):
     (root / "gt.json").write_text(text)
-    with pytest.raises(ValueError, match=r"`path` must hold annotations as .* got .*gt.json which does not"):
+    with pytest.raises(IntegrityError, match=message):
         load_thumos14(root, width=4)
+
+
+def test_unreadable_split_file_is_an_error(root):
+    (root / "split_test.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(IntegrityError, match=r"split_test.txt: unreadable"):
+        load_thumos14(root, width=4)
+
+
+def test_all_layouts_of_feature_files_give_the_same_data(root, tmp_path_factory):
+    expected = load_thumos14(root, width=4)
+    for layout in ("joint", "joint in split folders", "hdf5", "hdf5 by video"):
+        other = tmp_path_factory.mktemp("layout")
+        for name in ("gt.json", "split_train.txt", "split_test.txt"):
+            shutil.copy(root / name, other)
+        for video, (split, _) in GROUND_TRUTH.items():
+            streams = {stream: np.load(feature_path(root, video, stream)) for stream in ("rgb", "flow")}
+            joint = np.concatenate(list(streams.values()), axis=1)
+            if layout.startswith("joint"):
+                folder = other / split if layout.endswith("folders") else other / "features"
+                folder.mkdir(exist_ok=True)
+                np.save(folder / f"{video}.npy", joint)
+                continue
+            with h5py.File(other / "features.h5", "a") as file:
+                for stream, features in streams.items():
+                    file[f"{stream}/{video}" if layout == "hdf5" else f"{split}/{video}/{stream}"] = features
+        assert_same_data(load_thumos14(other, width=4), expected)
+
+
+def test_features_stay_on_disk_until_they_are_asked_for(root):
+    found = load_thumos14(root, width=4).train[0]
+    again = pickle.loads(pickle.dumps(found))
+    path = feature_path(root, found.name, "rgb")
+    np.save(path, 2 * np.load(path))
+    np.testing.assert_array_equal(again.streams["rgb"], np.load(path))
+    assert len(pickle.dumps(found)) < 2000
+
+
+# ---- the arrays of the W-TALC line
+
+
+def test_arrays_of_the_w_talc_line_give_the_published_videos(tmp_path):
+    videos = json.loads((require("thumos14") / "wtalc_thumos14reduced.json").read_text())["videos"]
+    rng = np.random.default_rng(0)
+    features = {v["video"]: rng.normal(size=(3 + i % 5, 2048)).astype(np.float32) for i, v in enumerate(videos)}
+    pins = write_wtalc(tmp_path, "Thumos14reduced", videos, features)
+    full = load_thumos14(tmp_path, ground_truth="212", pickle_sha256=pins)
+    assert (full.name, len(full.train), len(full.test), len(full.classes)) == ("thumos14-212", 200, 212, 20)
+    assert sum(len(r.segments) for r in full.test) == 3358
+    first = full.train[0]
+    np.testing.assert_array_equal(first.streams["rgb"], features[first.name][:, :1024])
+    np.testing.assert_array_equal(first.streams["flow"], features[first.name][:, 1024:])
+    reduced = load_thumos14(tmp_path, pickle_sha256=pins)
+    assert (reduced.name, len(reduced.test), sum(len(r.segments) for r in reduced.test)) == ("thumos14", 210, 3311)
 
 
 # ---- real annotations, simulated features

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 from scipy.io import loadmat
 
+from examples.case_wtal.data.clips import SHORTEST_CLIP_SECONDS, cut_clips, whole_multiple
 from examples.case_wtal.data.features import cut_snippets, slope, waveform_length, zscore
-from examples.case_wtal.data.recording import LocalizationData, Recording, Segment
+from examples.case_wtal.data.recording import LocalizationData, Recording
 
 RATE = 100
 """Samples per second of both streams."""
@@ -41,8 +42,6 @@ MOVEMENTS = (
 # The EMG values in the files are rounded multiples of 10 / 4096 (a 12-bit converter). One step inside the logarithms
 # keeps a silent channel finite, and keeps differences below the resolution from being stretched.
 EMG_STEP = 10 / 4096
-
-SHORTEST_CLIP_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -87,9 +86,9 @@ def load_ninapro(
         ValueError: A length is not a multiple as required, `min_visible` is negative, or a file's arrays do
             not fit the format.
     """
-    samples = _whole_multiple("snippet_seconds", snippet_seconds, 1 / RATE, at_least=2)
+    samples = whole_multiple("snippet_seconds", snippet_seconds, 1 / RATE, at_least=2)
     fewest = int(np.ceil(round(SHORTEST_CLIP_SECONDS / snippet_seconds, 6)))
-    snippets = _whole_multiple("clip_seconds", clip_seconds, snippet_seconds, at_least=fewest)
+    snippets = whole_multiple("clip_seconds", clip_seconds, snippet_seconds, at_least=fewest)
     if min_visible < 0:
         raise ValueError(f"`min_visible` must be at least 0 seconds, got {min_visible}. Use 0 to keep every part.")
     files = _find_files(Path(root))
@@ -171,41 +170,19 @@ def glove_features(glove: np.ndarray, samples_per_snippet: int) -> np.ndarray:
 
 
 def _cut_recording(name: str, signals: Signals, samples: int, snippets: int, min_visible: float) -> list[Recording]:
-    """Cut one recording into clips of `snippets` snippets of `samples` samples."""
-    streams = {
-        "emg": zscore(emg_features(signals.emg, samples)),
-        "glove": zscore(glove_features(signals.glove, samples)),
-    }
-    runs = find_runs(signals.movement)
-    total = len(streams["emg"])
-    clips: list[Recording] = []
-    for first in range(0, total, snippets):
-        last = min(first + snippets, total)
-        if (last - first) * samples < SHORTEST_CLIP_SECONDS * RATE:
-            continue
-        segments = _visible_segments(runs, first * samples, last * samples, min_visible)
-        shown = {segment.label for segment in segments}
-        clips.append(
-            Recording(
-                name=f"{name}/{len(clips):02d}",
-                streams={stream: features[first:last] for stream, features in streams.items()},
-                snippet_seconds=samples / RATE,
-                segments=segments,
-                labels=tuple(label for label in MOVEMENTS if label in shown),
-            )
-        )
-    return clips
-
-
-def _visible_segments(
-    runs: list[tuple[int, int, int]], first: int, last: int, min_visible: float
-) -> tuple[Segment, ...]:
-    """Parts of the runs in samples [first, last), in seconds from `first`, at least `min_visible` long."""
-    parts = [(max(start, first), min(end, last), movement) for start, end, movement in runs]
-    return tuple(
-        Segment((start - first) / RATE, (end - first) / RATE, MOVEMENTS[movement - 1])
-        for start, end, movement in parts
-        if end > start and (end - start) / RATE >= min_visible
+    """Clips of `snippets` snippets of `samples` samples."""
+    return cut_clips(
+        name,
+        {
+            "emg": zscore(emg_features(signals.emg, samples)),
+            "glove": zscore(glove_features(signals.glove, samples)),
+        },
+        [(start, end, MOVEMENTS[movement - 1]) for start, end, movement in find_runs(signals.movement)],
+        samples=samples,
+        snippets=snippets,
+        rate=RATE,
+        min_visible=min_visible,
+        classes=MOVEMENTS,
     )
 
 
@@ -240,14 +217,3 @@ def _check_signals(signals: Signals, path: Path) -> None:
             f"`root` must hold files whose movements are 0..{len(MOVEMENTS)}, got {strange} in {path.name}. "
             "Check that it is exercise 1 (file name ending in E1) of NinaPro database 1."
         )
-
-
-def _whole_multiple(argument: str, value: float, unit: float, *, at_least: int) -> int:
-    """`value / unit` as an integer, or an error that names the argument."""
-    count = round(value / unit)
-    if count < at_least or abs(value - count * unit) > 1e-6:
-        raise ValueError(
-            f"`{argument}` must be a multiple of {unit:g} s, at least {at_least * unit:g} s, got {value}. "
-            f"The nearest is {max(count, at_least) * unit:g}."
-        )
-    return count

@@ -5,14 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from examples.case_wtal.data.feature_files import FileStreams
+from examples.case_wtal.segments import Segment
 
-@dataclass(frozen=True)
-class Segment:
-    """One action instance: class `label` from `start` to `end`, in seconds."""
-
-    start: float
-    end: float
-    label: str
+__all__ = ["LocalizationData", "Recording", "Segment"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +30,8 @@ class Recording:
     labels: tuple[str, ...]
 
     def __post_init__(self) -> None:
+        if isinstance(self.streams, FileStreams):
+            return  # what reads files has checked them
         lengths = {stream: features.shape for stream, features in self.streams.items()}
         if not lengths or any(len(shape) != 2 or shape[0] == 0 for shape in lengths.values()):
             raise ValueError(
@@ -52,6 +50,8 @@ class Recording:
             )
 
     def __len__(self) -> int:
+        if isinstance(self.streams, FileStreams):
+            return self.streams.length
         return len(next(iter(self.streams.values())))
 
     @property

@@ -1,35 +1,22 @@
-"""A folder in the layout of `thumos14`: real annotations, SIMULATED features, for tests and dry runs only.
-
-The file `SIMULATED.txt` in it tells it apart from a real one; the loader turns it into a note that outputs repeat.
-"""
+"""A folder in the layout of `thumos14`: real annotations, SIMULATED features."""
 
 import shutil
 from pathlib import Path
 
 import numpy as np
 
-from examples.case_wtal.data.recording import Segment
-from examples.case_wtal.data.thumos14 import (
-    SIMULATED_MARKER,
-    SNIPPET_SECONDS,
-    STREAMS,
-    read_annotations,
-    read_names,
-)
-
-# Directions have unit length, and so would noise of deviation 1 / sqrt(width). At this size single snippets of low
-# width are ambiguous while averages over an instance are not.
-NOISE = 1.5
+from examples.case_wtal.data.annotations import read_database
+from examples.case_wtal.data.archives import read_names
+from examples.case_wtal.data.integrity import Report
+from examples.case_wtal.data.simulated import begin, write_features
 
 
 def write_simulated_features(
     root: Path, annotations: Path, *, seed: int, width: int = 1024, videos: int | None = None
 ) -> None:
-    """Write annotations, splits and simulated features in the layout that `load_thumos14` reads.
+    """Write THUMOS14 annotations, splits and simulated features in the layout that `load_thumos14` reads.
 
-    A snippet is the sum of the random directions of the classes that cover its middle (of one more direction in
-    the background) and Gaussian noise; directions differ between streams. At full width all 410 videos take
-    about 1 GB.
+    At full width all 410 videos take about 1 GB.
 
     Args:
         root: Folder to write; it must not hold features yet.
@@ -42,48 +29,19 @@ def write_simulated_features(
 
     Raises:
         FileExistsError: `root` holds a folder `features`, which could be real.
+        IntegrityError: The annotations are missing or broken.
     """
     root, annotations = Path(root), Path(annotations)
-    if (root / "features").exists():
-        raise FileExistsError(
-            f"`root` must not hold features yet, got {root} with a folder features. Choose another folder: simulated "
-            "features are never mixed with others."
-        )
-    root.mkdir(parents=True, exist_ok=True)
-    (root / SIMULATED_MARKER).write_text(f"All features here are simulated (seed {seed}, width {width}).\n")
+    begin(root, seed, width)
+    report = Report(annotations)
+    entries = read_database(annotations / "basnet_gt.json", report)
+    names = {split: read_names(annotations / f"split_{split}.txt", report)[:videos] for split in ("train", "test")}
+    report.conclude("Copy the annotations again.")
     shutil.copyfile(annotations / "basnet_gt.json", root / "gt.json")
-    segments = read_annotations(root / "gt.json")
+    for split, listed in names.items():
+        (root / f"split_{split}.txt").write_text("".join(f"{name}\n" for name in listed))
     durations = _read_durations(annotations)
-    rng = np.random.default_rng(seed)
-    classes = sorted({segment.label for found in segments.values() for segment in found})
-    directions = {stream: _directions(len(classes) + 1, width, rng) for stream in STREAMS}
-    for split in ("train", "test"):
-        names = read_names(annotations / f"split_{split}.txt")[:videos]
-        (root / f"split_{split}.txt").write_text("".join(f"{name}\n" for name in names))
-        for stream in STREAMS:
-            (root / "features" / split / stream).mkdir(parents=True)
-        for name in names:
-            present = _presence(segments[name], durations[name], classes)
-            for stream in STREAMS:
-                noise = rng.standard_normal((len(present), width), dtype=np.float32) * (NOISE / np.sqrt(width))
-                features = present @ directions[stream] + noise
-                np.save(root / "features" / split / stream / f"{name}.npy", features.astype(np.float32))
-
-
-def _directions(count: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Random unit vectors, (count, width)."""
-    vectors = rng.standard_normal((count, width))
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
-def _presence(segments: tuple[Segment, ...], seconds: float, classes: list[str]) -> np.ndarray:
-    """Whether each class, and background as the last column, holds in the middle of each snippet, (n, G + 1)."""
-    middles = (np.arange(max(1, int(seconds / SNIPPET_SECONDS))) + 0.5) * SNIPPET_SECONDS
-    present = np.zeros((len(middles), len(classes) + 1))
-    for segment in segments:
-        present[(middles >= segment.start) & (middles < segment.end), classes.index(segment.label)] = 1
-    present[:, -1] = ~present.any(axis=1)
-    return present
+    write_features(root, entries, names, durations, np.random.default_rng(seed), width)
 
 
 def _read_durations(annotations: Path) -> dict[str, float]:
