@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from matplotlib import image
 
-from examples.case_wtal import plots
 from examples.case_wtal.evaluation import Detections
 from examples.case_wtal.inference import detect, score_recordings
-from examples.case_wtal.plots import PIXELS, draw_recording, plot_recording
+from examples.case_wtal.plots import COLOURS, PIXELS, draw_recording, plot_recording
+from examples.case_wtal.plots import recording as plots
+from examples.case_wtal.plots.style import colours_of
 from tests.case_wtal.test_model import make_module
 from tests.case_wtal.tiny import tiny_config, tiny_data
 
@@ -64,3 +65,10 @@ def test_only_the_best_detections_of_each_class_are_drawn(scored):
     assert len(few) == len(set(found.label.tolist()))
     for label, score in zip(few.label, few.score, strict=True):
         assert score == found.score[found.label == label].max()
+
+
+def test_a_class_has_one_colour_in_all_pictures_while_classes_are_few():
+    assert colours_of(["b"], ["a", "b"]) == {"b": COLOURS[1]}
+    many = [str(i) for i in range(len(COLOURS) + 1)]
+    assert colours_of(many[1:], many)["1"] == COLOURS[0]
+    assert colours_of(many)[many[-1]] == COLOURS[0]

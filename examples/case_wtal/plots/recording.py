@@ -10,17 +10,11 @@ from examples.case_wtal.config import CaseConfig
 from examples.case_wtal.data import LocalizationData
 from examples.case_wtal.evaluation import Detections
 from examples.case_wtal.inference import RecordingScores
+from examples.case_wtal.plots.style import DPI, GREY, INK, PALE, PIXELS, colours_of, new_figure, plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-# Okabe and Ito's palette, told apart with any colour vision; without its yellow and black, and grey for the maps.
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9")
-GREY, PALE, INK = "#6b7280", "#e5e7eb", "#1f2937"
-
-PIXELS = (1200, 900)
-DPI = 150
 
 
 def plot_recording(
@@ -60,14 +54,10 @@ def draw_recording(
     foreground probability; the map of each class shown that thresholds cut, with these thresholds; detections. The
     shade behind the curves repeats the true segments.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     found = _best(detections.of(scores.recording.name), most)
     shown = _classes_shown(scores, found, data.classes)
-    colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(shown)}
-    figure = Figure(figsize=(PIXELS[0] / DPI, PIXELS[1] / DPI), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)  # a canvas that needs no window, whatever backend is set
+    colours = colours_of(shown, data.classes)
+    figure = new_figure(*PIXELS)
     heights = [0.34 + 0.16 * len(shown), 1, 0.8, 0.8, 1, 0.34 + 0.16 * len(shown)]
     axes = figure.subplots(6, 1, sharex=True, height_ratios=heights)
     _draw_segments(axes[0], scores, colours)
@@ -130,7 +120,7 @@ def _draw_maps(
         "T-CAS",
         "attention\n$P^A$",
         "clusters\n$P^T$",
-        "fused map,\nthresholds" if config.inference.clustering_assisted else "map,\nthresholds",
+        "map,\nthresholds" if config.inference.foreground == "attention" else "fused map,\nthresholds",
     )
     for axis, name in zip(axes, names, strict=True):
         axis.set_ylim(0, 1.02)
@@ -180,7 +170,7 @@ def _explain_missing(
 
 def _name_rows(axis: "Axes", names: list[str], title: str) -> None:
     axis.set_ylim(len(names) - 0.5, -0.5)
-    axis.set_yticks(range(len(names)), names)
+    axis.set_yticks(range(len(names)), [plain(name) for name in names])
     axis.tick_params(axis="y", length=0)
     axis.set_title(title, loc="left", fontsize=8, color=GREY, pad=2)
 
@@ -195,6 +185,10 @@ def _finish(figure: "Figure", axes: Sequence["Axes"], scores: RecordingScores, d
     axes[0].set_xlim(0, scores.recording.seconds)
     axes[-1].set_xlabel("seconds", fontsize=8)
     figure.suptitle(
-        f"{data.name}, {data.test_split} recording {scores.recording.name}", x=0.01, ha="left", fontsize=11, color=INK
+        plain(f"{data.name}, {data.test_split} recording {scores.recording.name}"),
+        x=0.01,
+        ha="left",
+        fontsize=11,
+        color=INK,
     )
-    figure.supxlabel(data.note, x=0.01, ha="left", fontsize=7, color=GREY)
+    figure.supxlabel(plain(data.note), x=0.01, ha="left", fontsize=7, color=GREY)
