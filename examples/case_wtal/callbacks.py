@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.utils.data import Sampler
 from typing_extensions import override
 
+from examples.case_wtal.files import write_whole
+
 # About the released program's 50 steps on THUMOS14, where an epoch has 12.
 EPOCHS_BETWEEN_TESTS = 4
 
@@ -44,10 +46,14 @@ class EpochSampler(Sampler[int]):
 
 
 class MetricsFile(L.Callback):
-    """One line per epoch in a CSV file; a resumed run goes on behind the epochs that it has."""
+    """One line per epoch in a CSV file; a resumed run goes on behind the epochs that it has.
+
+    A loss that begins later has empty cells before.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.rows: list[dict[str, Any]] = []
 
     @override
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -55,20 +61,22 @@ class MetricsFile(L.Callback):
         if not self.path.exists():
             return
         with self.path.open(newline="") as file:
-            header, *rows = csv.reader(file)
-        with self.path.open("w", newline="") as file:
-            csv.writer(file).writerows([header, *(row for row in rows if int(row[0]) < trainer.current_epoch)])
+            self.rows = [row for row in csv.DictReader(file) if int(row["epoch"]) < trainer.current_epoch]
+        write_whole(self.path, self._write)
 
     @override
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Append the epoch's mean losses."""
-        metrics = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
-        new = not self.path.exists()
-        with self.path.open("a", newline="") as file:
-            writer = csv.writer(file)
-            if new:
-                writer.writerow(["epoch", *metrics])
-            writer.writerow([trainer.current_epoch, *metrics.values()])
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self.rows.append({"epoch": trainer.current_epoch, **metrics})
+        write_whole(self.path, self._write)
+
+    def _write(self, path: Path) -> None:
+        names = sorted({name for row in self.rows for name in row} - {"epoch"})
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["epoch", *names], restval="")
+            writer.writeheader()
+            writer.writerows(self.rows)
 
 
 class BestOnTest(L.Callback):

@@ -1,10 +1,9 @@
 """Training into a run folder (see `run_folder`), and evaluation out of it."""
 
-import json
 import logging
 import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,14 +14,24 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.data import DataLoader
 
 from examples.case_wtal.callbacks import BEST_ON_TEST, BestOnTest, EpochSampler, MetricsFile, ProgressLine
-from examples.case_wtal.config import CaseConfig
+from examples.case_wtal.checkpoints import WholeCheckpointIO, fill, read_checkpoint
+from examples.case_wtal.config import CaseConfig, Device
 from examples.case_wtal.config_json import read_config, to_plain
 from examples.case_wtal.data import LocalizationData, load
 from examples.case_wtal.data.batches import RecordingDataset, collate
+from examples.case_wtal.device import torch_device
 from examples.case_wtal.evaluation import PROTOCOLS, Detections, Evaluation, Protocol, evaluate
+from examples.case_wtal.files import write_text, write_whole
 from examples.case_wtal.inference import detect, score_recordings
 from examples.case_wtal.module import CaseModule
-from examples.case_wtal.run_folder import CHECKPOINT, PREDICTIONS, existing, open_folder, write_json
+from examples.case_wtal.run_folder import (
+    CHECKPOINT,
+    PREDICTIONS,
+    existing,
+    open_folder,
+    read_data_description,
+    write_json,
+)
 
 
 def train(
@@ -32,6 +41,7 @@ def train(
     *,
     progress: bool = True,
     resume: bool = False,
+    callbacks: Sequence[L.Callback] = (),
 ) -> CaseModule:
     """Train one model; with a folder also evaluate it and write everything down.
 
@@ -45,6 +55,7 @@ def train(
         folder: Run folder; None writes nothing.
         progress: Show a progress line.
         resume: Go on from the last finished epoch in `folder`.
+        callbacks: More of them, to look on.
 
     Returns:
         The trained module, in evaluation mode.
@@ -52,7 +63,8 @@ def train(
     Raises:
         FileExistsError: `folder` holds a run and `resume` is False.
         FileNotFoundError: `resume` is True and `folder` holds no run.
-        ValueError: Settings are out of range, or differ from those of the run that is resumed.
+        ValueError: Settings are out of range, or differ from those of the run that is resumed, or its checkpoint is
+            damaged or of another network.
     """
     check_settings(config)
     folder = None if folder is None else Path(folder)
@@ -60,11 +72,13 @@ def train(
     with _quiet_lightning():
         L.seed_everything(config.train.seed, workers=True, verbose=False)
         module = CaseModule(data.stream_widths, len(data.classes), config)
+        if checkpoint is not None:  # Lightning's own errors name neither the file nor what to do
+            fill(module, read_checkpoint(checkpoint)["state_dict"], checkpoint)
         best = BestOnTest(lambda: test_average(module, data), config.train.epochs)
-        callbacks: list[L.Callback] = [best] if config.train.checkpoint == "best_on_test" else []
+        watching = [*callbacks, *([best] if config.train.checkpoint == "best_on_test" else [])]
         if progress:
-            callbacks.append(ProgressLine(f"{config.recipe}, {config.loss.components}, seed {config.train.seed}"))
-        trainer = _make_trainer(config, folder, callbacks)
+            watching.append(ProgressLine(f"{config.recipe}, {config.loss.components}, seed {config.train.seed}"))
+        trainer = _make_trainer(config, folder, watching)
         trainer.fit(module, _train_loader(config, data, trainer), ckpt_path=checkpoint, weights_only=True)
     if config.train.checkpoint == "best_on_test":
         module.load_state_dict(best.weights)
@@ -74,36 +88,43 @@ def train(
     return module
 
 
-def load_run(folder: str | Path) -> tuple[CaseModule, CaseConfig]:
+def load_run(folder: str | Path, *, device: Device = "cpu") -> tuple[CaseModule, CaseConfig]:
     """The trained module of a run folder, in evaluation mode, and its settings.
 
     The checkpoint is read with `weights_only=True`: nothing in it can run code.
 
+    Args:
+        folder: Run folder.
+        device: Where to put the module.
+
     Raises:
         FileNotFoundError: `folder` holds no checkpoint.
-        ValueError: `config.json` holds unknown or wrong settings.
+        ValueError: `config.json` holds unknown or wrong settings, `environment.json` does not say what the data were,
+            the checkpoint is damaged or of another network, or there is no such device.
     """
     folder = Path(folder)
     config = read_config(existing(folder, "config.json"))
-    shapes = json.loads(existing(folder, "environment.json").read_text())["data"]
-    checkpoint = torch.load(existing(folder, str(CHECKPOINT)), map_location="cpu", weights_only=True)
+    shapes = read_data_description(folder)
+    path = existing(folder, str(CHECKPOINT))
+    checkpoint = read_checkpoint(path)
     module = CaseModule(shapes["stream_widths"], len(shapes["classes"]), config)
     if config.train.checkpoint == "best_on_test":
-        states = [state for name, state in checkpoint["callbacks"].items() if name.startswith("BestOnTest")]
-        module.load_state_dict(states[0]["weights"] or checkpoint["state_dict"])
+        states = [s for name, s in checkpoint.get("callbacks", {}).items() if name.startswith("BestOnTest")]
+        fill(module, (states and states[0].get("weights")) or checkpoint["state_dict"], path)
     else:
-        module.load_state_dict(checkpoint["state_dict"])
-    return module.eval(), config
+        fill(module, checkpoint["state_dict"], path)
+    return module.to(torch_device(device)).eval(), config
 
 
-def evaluate_run(folder: str | Path, data: LocalizationData | None = None) -> Evaluation:
+def evaluate_run(folder: str | Path, data: LocalizationData | None = None, *, device: Device = "cpu") -> Evaluation:
     """Evaluate the model of a run folder on the test split, and write predictions and evaluation there again.
 
     Args:
         folder: Run folder.
         data: None loads the data set that the settings name.
+        device: Where to run the network; another one than the run's changes the last digits.
     """
-    module, config = load_run(folder)
+    module, config = load_run(folder, device=device)
     if data is None:
         data = load(config.dataset, None if config.root is None else Path(config.root))
     return _evaluate_into(Path(folder), module, data)
@@ -143,6 +164,7 @@ def check_settings(config: CaseConfig) -> None:
         ValueError: The message names the field.
     """
     protocol_of(config.inference.protocol)
+    torch_device(config.train.device)
     rules = {
         "train.epochs": (config.train.epochs, 1),
         "train.batch_size": (config.train.batch_size, 1),
@@ -155,6 +177,11 @@ def check_settings(config: CaseConfig) -> None:
     for field, (value, least) in rules.items():
         if value < least:
             raise ValueError(f"`{field}` must be at least {least}, got {value}. Correct it or leave it out.")
+    if config.loss.components != "baseline" and not config.loss.attention:
+        raise ValueError(
+            f"`loss.attention` must be True to train {config.loss.components!r}, got False. Clusters are made of what "
+            'the attention is read from; without it train the "baseline".'
+        )
     for field, width in (
         ("label.smoothing", config.label.smoothing),
         ("inference.smoothing", config.inference.smoothing),
@@ -190,12 +217,12 @@ def _make_trainer(config: CaseConfig, folder: Path | None, callbacks: list[L.Cal
     return L.Trainer(
         max_epochs=config.train.epochs,
         deterministic=True,
-        # "auto" may choose an accelerator that lacks some of the operations.
-        accelerator="cuda" if torch.cuda.is_available() else "cpu",
+        accelerator=torch_device(config.train.device).type,
         devices=1,
         logger=logger,
         callbacks=callbacks,
         log_every_n_steps=1,
+        plugins=[WholeCheckpointIO()],
         enable_checkpointing=folder is not None,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -205,7 +232,7 @@ def _make_trainer(config: CaseConfig, folder: Path | None, callbacks: list[L.Cal
 def _evaluate_into(folder: Path, module: CaseModule, data: LocalizationData) -> Evaluation:
     detections = detect(score_recordings(module, data.test), data.classes, module.config)
     evaluation = evaluate_detections(detections, data, module.config.inference.protocol)
-    detections.write(folder / PREDICTIONS)
+    write_whole(folder / PREDICTIONS, detections.write)
     content = {
         "protocol": evaluation.protocol.describe(),
         "data": data.note,
@@ -218,7 +245,7 @@ def _evaluate_into(folder: Path, module: CaseModule, data: LocalizationData) -> 
     }
     write_json(folder / "evaluation.json", content)
     head = [data.note, f"Split: {data.test_split}. Weights: {selection_note(module.config)}."]
-    (folder / "evaluation.txt").write_text("\n".join([*head, *evaluation.lines()]) + "\n", encoding="utf-8")
+    write_text(folder / "evaluation.txt", "\n".join([*head, *evaluation.lines()]) + "\n")
     return evaluation
 
 

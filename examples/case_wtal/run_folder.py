@@ -3,9 +3,11 @@
 config.json            every setting; `CaseConfig` comes back from it
 environment.json       versions, platform, seed, and what the data are
 metrics.csv            mean losses of each epoch; the same as curves in tensorboard/
-checkpoints/last.ckpt  weights, optimiser and progress after the last finished epoch
+checkpoints/last.ckpt  weights, optimiser and progress after the last finished epoch; previous.ckpt is one epoch older
 predictions.json       detections on the test split, ActivityNet results form
 evaluation.json        AP of each class and threshold; as a table in evaluation.txt
+
+All but the curves are written beside their place and then renamed, so a kill leaves no half of a file.
 """
 
 import json
@@ -19,9 +21,13 @@ import torch
 from examples.case_wtal.config import CaseConfig
 from examples.case_wtal.config_json import describe_difference, read_config, write_config
 from examples.case_wtal.data import LocalizationData
+from examples.case_wtal.device import torch_device
+from examples.case_wtal.files import write_text
 
 CHECKPOINT = Path("checkpoints") / "last.ckpt"
+ENVIRONMENT = "environment.json"
 PREDICTIONS = "predictions.json"
+DESCRIPTION = {"classes": list, "stream_widths": dict, "note": str}
 PACKAGES = ("otlabel", "torch", "lightning", "numpy", "scipy", "scikit-learn")
 
 
@@ -40,7 +46,7 @@ def open_folder(folder: Path | None, config: CaseConfig, data: LocalizationData,
     Raises:
         FileExistsError: `folder` holds something and `resume` is False.
         FileNotFoundError: `resume` is True and `folder` holds no run.
-        ValueError: Settings or data differ from those of the run that is resumed.
+        ValueError: Settings or data differ from those of the run that is resumed, or its files are broken.
     """
     if folder is None:
         if resume:
@@ -55,32 +61,66 @@ def open_folder(folder: Path | None, config: CaseConfig, data: LocalizationData,
                 f"`config` must equal the settings of the run that is resumed, got {differences}. "
                 "Resume with the saved settings, or start a new run in another folder."
             )
-        before = json.loads(existing(folder, "environment.json").read_text(encoding="utf-8"))["data"]
+        before = read_data_description(folder)
         if before != environment["data"]:
             raise ValueError(
                 f"`data` must be the data of the run that is resumed, got {data.note!r} after {before['note']!r}, or "
                 "other recordings or classes. Resume with the same data."
             )
-    elif folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and any(not _is_leftover(path) for path in folder.iterdir()):
         raise FileExistsError(
             f"`folder` must be new or empty, got {folder} with "
             f"{'a run' if saved.exists() else 'other files'} in it. Choose another folder"
             f"{', or resume that run' if saved.exists() else ''}."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    write_config(config, saved)
-    write_json(folder / "environment.json", environment)
+    write_json(folder / ENVIRONMENT, environment)
+    write_config(config, saved)  # last: it makes the folder a run
     checkpoint = folder / CHECKPOINT
     return checkpoint if resume and checkpoint.exists() else None
 
 
+def read_data_description(folder: Path) -> dict[str, Any]:
+    """What the data of a run were: `data` in its environment.json.
+
+    Returns:
+        At least `classes` (names), `stream_widths` (stream -> D) and `note`. `snippet_seconds` is None where the
+        recordings differed in it.
+
+    Raises:
+        FileNotFoundError: The file is not there.
+        ValueError: It is not what a run writes.
+    """
+    path = existing(folder, ENVIRONMENT)
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))["data"]
+        complete = all(isinstance(data[key], kind) for key, kind in DESCRIPTION.items())
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"`folder` must hold an environment.json that a run wrote, got {path} ({type(error).__name__}: {error}). "
+            "Put the run's own file back, or train again."
+        ) from error
+    if not complete:
+        raise ValueError(
+            f"`folder` must hold an environment.json that a run wrote, got {path} with other types in `data`. "
+            "Put the run's own file back, or train again."
+        )
+    return data
+
+
+def _is_leftover(path: Path) -> bool:
+    """Whether a run that was killed before its first epoch may have left it, and nothing of value is in it."""
+    return path.name == ENVIRONMENT or path.name in {f"{name}.part" for name in (ENVIRONMENT, "config.json")}
+
+
 def _environment(config: CaseConfig, data: LocalizationData) -> dict[str, Any]:
+    seconds = {recording.snippet_seconds for recording in data.train}
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in PACKAGES},
         "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": "cpu" if torch_device(config.train.device).type == "cpu" else torch.cuda.get_device_name(),
         "seed": config.train.seed,
         "data": {
             "name": data.name,
@@ -89,6 +129,7 @@ def _environment(config: CaseConfig, data: LocalizationData) -> dict[str, Any]:
             data.test_split: len(data.test),
             "classes": list(data.classes),
             "stream_widths": data.stream_widths,
+            "snippet_seconds": seconds.pop() if len(seconds) == 1 else None,
         },
     }
 
@@ -113,4 +154,4 @@ def existing(folder: Path, name: str) -> Path:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Indented JSON."""
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(content, indent=2) + "\n")

@@ -70,6 +70,7 @@ def test_run_folder_holds_everything(finished, data):
         "evaluation.json",
         "evaluation.txt",
         "checkpoints/last.ckpt",
+        "checkpoints/previous.ckpt",
         "tensorboard/hparams.yaml",
     }
     environment = json.loads((folder / "environment.json").read_text())
