@@ -40,7 +40,7 @@ _ROWS = (
 
 @dataclass(frozen=True, eq=False)
 class LabelSummary:
-    """What `summarize` measured; print it for a table with advice.
+    """What `LabelResult.summary` measured; print it for a table with advice.
 
     Attributes:
         n: Number of samples.

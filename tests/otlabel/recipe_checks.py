@@ -1,8 +1,9 @@
 """Every recipe beside the independent transcription of its system, on easy and hard problems.
 
-`python -m tests.otlabel.recipe_checks` rewrites the table of docs/recipes.md.
+`python -m tests.otlabel.recipe_checks` rewrites docs/recipes/verified.csv, which the site's pages of recipes show.
 """
 
+import csv
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ from tests.otlabel import transcriptions as published
 from tests.otlabel.helpers import generator, rand
 from tests.otlabel.transcriptions.problems import HardProblem, hard_problems
 
-MARK = ("<!-- table: python -m tests.otlabel.recipe_checks -->", "<!-- end of the table -->")
+TABLE = Path(__file__).parents[2] / "docs" / "recipes" / "verified.csv"
 SEEDS = (0, 1)
 
 
@@ -331,24 +332,18 @@ CHECKS: dict[str, Check] = {
 }
 
 
-def row(name: str) -> str:
+def row(name: str) -> dict[str, str]:
     check = CHECKS[name]
+    gaps = {str(dtype)[6:]: f"{check.largest(dtype):.1e}" for dtype in (torch.float64, torch.float32)}
     count = sum(1 for _ in check.cases(torch.float64))
-    gaps = [f"{check.largest(dtype):.1e}" for dtype in (torch.float64, torch.float32)]
-    return f"| [`{name}`](#otlabel.recipes.{name}) | {check.source} | {gaps[0]} | {gaps[1]} | {count} |"
-
-
-def table() -> str:
-    head = "| recipe | source of the formula | float64 | float32 | problems |\n|---|---|---|---|---|\n"
-    return head + "\n".join(row(name) for name in sorted(CHECKS)) + "\n"
+    return {"recipe": name, "source": check.source, **gaps, "problems": str(count)}
 
 
 def main() -> None:
-    page = Path(__file__).parents[2] / "docs" / "recipes.md"
-    text = page.read_text(encoding="utf-8")
-    before, rest = text.split(MARK[0])
-    _, after = rest.split(MARK[1])
-    page.write_text(f"{before}{MARK[0]}\n\n{table()}\n{MARK[1]}{after}", encoding="utf-8")
+    with TABLE.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, ("recipe", "source", "float64", "float32", "problems"), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(row(name) for name in sorted(CHECKS))
 
 
 if __name__ == "__main__":
