@@ -35,7 +35,9 @@ class ClusterHead(nn.Module):
 
     def forward(self, embedding: Tensor) -> Tensor:
         """Embeddings (..., H) -> cosines with each cluster prototype (..., K)."""
-        return F.linear(F.normalize(embedding, dim=-1), F.normalize(self.prototypes, dim=-1))
+        # Products first: K cosines are divided by the embedding's length in place of its H components.
+        length = torch.linalg.vector_norm(embedding, dim=-1, keepdim=True).clamp_min(1e-12)
+        return F.linear(embedding, F.normalize(self.prototypes, dim=-1)) / length
 
 
 class CaseNetwork(nn.Module):

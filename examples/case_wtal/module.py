@@ -1,6 +1,6 @@
 """Training step of CASE: a baseline, snippet clustering (SCC) and cluster classification (CCC) together (eq. 14)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import lightning as L
 import torch
@@ -83,16 +83,17 @@ class CaseModule(L.LightningModule):
         config, temperature = self.config.label, self.config.model.temperature
         streams = range(len(self.network.heads))
         groups = [list(streams)] if self.config.loss.co_labels == "all" else [[s] for s in streams]
-        cosines = [cosine[mask] for cosine in output.cluster_cosine]
+        pick = picker(mask)
+        cosines = [pick(cosine) for cosine in output.cluster_cosine]
         before = self.cluster_foreground.reshape(len(groups), -1)
         after, found = [], []
         for i, group in enumerate(groups):
-            side = foreground[i % len(foreground)][mask]
-            attention = torch.stack([output.baseline.streams[s].attention[mask].detach() for s in group]).mean(dim=0)
-            smooth = [temporal_mean(output.cluster_cosine[s], mask, config.smoothing)[mask] for s in group]
+            side = pick(foreground[i % len(foreground)])
+            attention = torch.stack([pick(output.baseline.streams[s].attention.detach()) for s in group]).mean(dim=0)
+            smooth = [pick(temporal_mean(output.cluster_cosine[s].detach(), mask, config.smoothing)) for s in group]
             snippet_label = snippet_labels(smooth, attention, before[i], config, temperature)
             prototypes = [
-                prototype_cosine(output.baseline.streams[s].embedding[mask], snippet_label, side) for s in group
+                prototype_cosine(pick(output.baseline.streams[s].embedding), snippet_label, side) for s in group
             ]
             cluster_label = cluster_labels(prototypes, side, config, temperature)
             after.append(cluster_label[:, 0])
@@ -114,18 +115,27 @@ class CaseModule(L.LightningModule):
 
     def _class_loss(self, output: CaseOutput, batch: Batch) -> Tensor:
         """Cross-entropy of each stream's class activation with snippet-level class labels (ours)."""
-        mask, streams = batch.mask, output.baseline.streams
+        pick, streams = picker(batch.mask), output.baseline.streams
         with torch.no_grad():
             maps = [*(o.attention for o in streams), *self.cluster_probability(output)]
-            foreground = torch.stack(maps).mean(dim=0)[mask]
-            video_labels = batch.labels[:, None, :].expand(-1, mask.shape[1], -1)[mask]
-            label = class_labels(class_activation(streams)[mask], foreground, video_labels, self.config.label)
-        return losses.label_loss([o.cas[mask] for o in streams], label)
+            foreground = pick(torch.stack(maps).mean(dim=0))
+            video_labels = pick(batch.labels[:, None, :].expand(-1, batch.mask.shape[1], -1))
+            label = class_labels(pick(class_activation(streams)), foreground, video_labels, self.config.label)
+        return losses.label_loss([pick(o.cas) for o in streams], label)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam with a constant rate, as in the paper."""
         train = self.config.train
         return torch.optim.Adam(self.parameters(), lr=train.learning_rate, weight_decay=train.weight_decay)
+
+
+def picker(mask: Tensor) -> Callable[[Tensor], Tensor]:
+    """What takes the valid snippets of (B, T, ...) as (N, ...); where all are valid, without a copy.
+
+    Args:
+        mask: True for snippets, False for padding, shape (B, T).
+    """
+    return (lambda values: values.flatten(0, 1)) if bool(mask.all()) else (lambda values: values[mask])
 
 
 def temporal_mean(values: Tensor, mask: Tensor, width: int) -> Tensor:

@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from examples.case_wtal.baselines.own import StreamNetwork
 from examples.case_wtal.config import CaseConfig, LabelConfig, LossConfig, ModelConfig
 from examples.case_wtal.data.batches import Batch, RecordingDataset, collate
 from examples.case_wtal.inference import score_recordings
@@ -165,6 +168,36 @@ def test_class_branch_alone_leaves_the_attention_untrained():
 def test_unknown_baseline_is_refused():
     with pytest.raises(ValueError, match=r"`model.baseline` must be one of own.*got 'nobody'"):
         CaseNetwork(WIDTHS, 3, CaseConfig(model=ModelConfig(baseline="nobody")))
+
+
+@given(st.integers(0, 2**31), st.integers(1, 9), st.sampled_from([0.0, 0.3, 1.0]))
+def test_classifier_learns_what_two_plain_convolutions_would(seed, snippets, looked_at):
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape):
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    stream = StreamNetwork(4, 3, ModelConfig(hidden=5)).double()
+    layers = [stream.class_encoder, stream.classifier]
+    for layer in layers:
+        torch.nn.init.normal_(layer.weight, generator=generator)
+    features, cotangent = draw(2, snippets, 4), draw(2, snippets, 3)
+    cotangent[torch.rand((2, snippets), generator=generator) >= looked_at] = 0
+    cas = stream(features).cas
+    found = torch.autograd.grad(cas, [p for layer in layers for p in layer.parameters()], cotangent)
+    hidden = torch.relu(torch.nn.functional.conv1d(features.mT, layers[0].weight, layers[0].bias))
+    plain = torch.nn.functional.conv1d(hidden, layers[1].weight, layers[1].bias).mT
+    expected = torch.autograd.grad(plain, [p for layer in layers for p in layer.parameters()], cotangent)
+    torch.testing.assert_close(cas, plain, rtol=1e-12, atol=1e-12)  # sums of at most 18 terms in float64
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kernel_size", [1, 3])
+def test_features_that_ask_for_a_gradient_get_it(kernel_size):
+    features = torch.randn(1, 6, 4, dtype=torch.float64, requires_grad=True)
+    stream = StreamNetwork(4, 3, ModelConfig(hidden=5, kernel_size=kernel_size)).double()
+    assert torch.autograd.gradcheck(lambda f: stream(f).cas, features)
 
 
 def test_even_kernel_is_refused():

@@ -1,14 +1,66 @@
 """The baseline of CASE: class branch and attention branch for each stream (paper, section 3.1 and appendix B)."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
+from torch.nn import functional as F
 
 from examples.case_wtal import losses
 from examples.case_wtal.baselines.interface import Baseline, BaselineOutput, StreamOutput
 from examples.case_wtal.config import CaseConfig, ModelConfig
 from examples.case_wtal.data.batches import Batch
+
+
+class SnippetConv(nn.Conv1d):
+    """Convolution over time of signals (B, T, D) -> (B, T, D'), ends padded with zeros.
+
+    A kernel that sees one snippet is a matrix product, and runs as one: a step on the shape of THUMOS14 spends most of
+    its time here, and the convolution routine takes a quarter longer over it.
+    """
+
+    def __init__(self, width: int, outputs: int, kernel: int) -> None:
+        super().__init__(width, outputs, kernel, padding=kernel // 2)
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether each snippet is seen alone."""
+        return self.kernel_size == (1,)
+
+    def forward(self, signal: Tensor) -> Tensor:
+        """Signal (B, T, D), padding set to zero."""
+        if self.pointwise:
+            return F.linear(signal, self.weight[..., 0], self.bias)
+        return super().forward(signal.transpose(1, 2)).transpose(1, 2)
+
+
+class RowSparseClassifier(torch.autograd.Function):
+    """Two layers, `relu(x W1' + b1) W2' + b2`, whose backward pass visits only the rows that the loss looked at.
+
+    The video loss sees the best snippets of each class. They are much the same ones for all classes (the attention is
+    in the choice): 16 % of the snippets on the shape of THUMOS14. The others have gradients of exactly zero, and the
+    product that makes the first layer's gradient is a quarter of a stream's work. There is no gradient for x.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, rows: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> Tensor:
+        """Rows (N, D) -> logits (N, G)."""
+        hidden = F.linear(rows, w1, b1).relu_()
+        ctx.save_for_backward(rows, hidden, w2)
+        return F.linear(hidden, w2, b2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of weights and biases."""
+        rows, hidden, w2 = ctx.saved_tensors
+        seen = gradient.any(dim=1)
+        if not seen.all():
+            rows, hidden, gradient = rows[seen], hidden[seen], gradient[seen]
+        inner = (gradient @ w2) * (hidden > 0)
+        return None, inner.T @ rows, inner.sum(dim=0), gradient.T @ hidden, gradient.sum(dim=0)
 
 
 class StreamNetwork(nn.Module):
@@ -19,20 +71,24 @@ class StreamNetwork(nn.Module):
         hidden, kernel = config.hidden, config.kernel_size
         if kernel % 2 == 0:
             raise ValueError(f"`kernel_size` must be odd, got {kernel}. An even kernel would shift snippets in time.")
-        self.class_encoder = nn.Conv1d(width, hidden, kernel, padding=kernel // 2)
-        self.classifier = nn.Conv1d(hidden, classes, 1)
-        self.attention_encoder = nn.Conv1d(width, hidden, kernel, padding=kernel // 2)
-        self.attention_layer = nn.Conv1d(hidden, 1, 1)
+        self.class_encoder = SnippetConv(width, hidden, kernel)
+        self.classifier = SnippetConv(hidden, classes, 1)
+        self.attention_encoder = SnippetConv(width, hidden, kernel)
+        self.attention_layer = SnippetConv(hidden, 1, 1)
 
     def forward(self, features: Tensor) -> StreamOutput:
         """Features (B, T, D), padding set to zero; see StreamOutput."""
-        channels_first = features.transpose(1, 2)
-        cas = self.classifier(torch.relu(self.class_encoder(channels_first)))
-        hidden = torch.relu(self.attention_encoder(channels_first))
+        embedding = torch.relu(self.attention_encoder(features))
+        if self.class_encoder.pointwise and not features.requires_grad:
+            layers = (self.class_encoder, self.classifier)
+            rows = features.flatten(0, 1), *(p for layer in layers for p in (layer.weight[..., 0], layer.bias))
+            cas = RowSparseClassifier.apply(*rows).unflatten(0, features.shape[:2])
+        else:
+            cas = self.classifier(torch.relu(self.class_encoder(features)))
         return StreamOutput(
-            cas=cas.transpose(1, 2),
-            attention=self.attention_layer(hidden).squeeze(1).sigmoid(),
-            embedding=hidden.transpose(1, 2),
+            cas=cas,
+            attention=self.attention_layer(embedding).squeeze(-1).sigmoid(),
+            embedding=embedding,
         )
 
 
