@@ -13,7 +13,7 @@ Device = Literal["auto", "cpu", "cuda"]
 class ModelConfig:
     """Network of each stream; streams share no weights."""
 
-    baseline: str = "own"  # name in baselines.BASELINES: what CASE is added to
+    baseline: str = "own"  # own, basnet, acmnet or co2net: what CASE is added to
     hidden: int = 512  # width of both branches (paper, appendix B)
     joint: int = 2048  # width of the layers that see all streams at once; "own" has none
     kernel_size: int = 1  # snippets seen by the first layer of each branch; 1 judges every snippet alone, as the paper
@@ -87,7 +87,8 @@ class InferenceConfig:
 class CaseConfig:
     """A whole run."""
 
-    recipe: str = "paper"
+    recipe: str = "paper"  # paper, released or otlabel: where the settings start
+    # watch, ninapro, inertial, thumos14, thumos14-212, activitynet12, activitynet13, or folder for your own
     dataset: str = "watch"
     root: str | None = None  # folder of the data set, for those that are not embedded
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -20,17 +20,20 @@ from examples.case_wtal.config_json import read_config, to_plain
 from examples.case_wtal.data import LocalizationData, load
 from examples.case_wtal.data.batches import RecordingDataset, collate
 from examples.case_wtal.device import torch_device
-from examples.case_wtal.evaluation import PROTOCOLS, Detections, Evaluation, Protocol, evaluate
+from examples.case_wtal.evaluation import PROTOCOLS, Detections, Evaluation, Protocol, evaluate, foreground_auc
+from examples.case_wtal.evaluation.foreground import foreground_notes, has_both_kinds
+from examples.case_wtal.evaluation.ground_truth import GroundTruth
+from examples.case_wtal.evaluation.outcome import Origin, evaluate_results
 from examples.case_wtal.files import write_text, write_whole
-from examples.case_wtal.inference import detect, score_recordings
+from examples.case_wtal.inference import RecordingScores, detect, score_recordings
 from examples.case_wtal.module import CaseModule
 from examples.case_wtal.run_folder import (
     CHECKPOINT,
+    EVALUATION,
     PREDICTIONS,
     existing,
     open_folder,
     read_data_description,
-    write_json,
 )
 
 
@@ -141,6 +144,18 @@ def test_average(module: CaseModule, data: LocalizationData) -> float:
     return evaluate_detections(detections, data, module.config.inference.protocol).average
 
 
+def foreground_aucs(scores: Sequence[RecordingScores], config: CaseConfig) -> dict[str, float]:
+    """Foreground map that was trained -> its AUC; none where all snippets are of one kind."""
+    recordings = [s.recording for s in scores]
+    if not config.loss.attention or not has_both_kinds(recordings):
+        return {}
+    maps = {"attention": [s.attention for s in scores]}
+    if config.loss.components != "baseline":
+        maps["clusters"] = [s.cluster_foreground for s in scores]
+        maps["both fused"] = [s.fused_foreground for s in scores]
+    return {name: foreground_auc(values, recordings) for name, values in maps.items()}
+
+
 def protocol_of(name: str) -> Protocol:
     """The protocol of that name.
 
@@ -230,22 +245,17 @@ def _make_trainer(config: CaseConfig, folder: Path | None, callbacks: list[L.Cal
 
 
 def _evaluate_into(folder: Path, module: CaseModule, data: LocalizationData) -> Evaluation:
-    detections = detect(score_recordings(module, data.test), data.classes, module.config)
-    evaluation = evaluate_detections(detections, data, module.config.inference.protocol)
+    config = module.config
+    scores = score_recordings(module, data.test)
+    detections = detect(scores, data.classes, config)
     write_whole(folder / PREDICTIONS, detections.write)
-    content = {
-        "protocol": evaluation.protocol.describe(),
-        "data": data.note,
-        "split": data.test_split,
-        "weights": selection_note(module.config),
-        "tious": evaluation.protocol.tious,
-        "average": evaluation.average,
-        "mean_ap": evaluation.mean_ap.tolist(),
-        "ap": dict(zip(evaluation.classes, evaluation.ap.tolist(), strict=True)),
-    }
-    write_json(folder / "evaluation.json", content)
-    head = [data.note, f"Split: {data.test_split}. Weights: {selection_note(module.config)}."]
-    write_text(folder / "evaluation.txt", "\n".join([*head, *evaluation.lines()]) + "\n")
+    origin = Origin.of(data, selection_note(config), foreground_aucs(scores, config))
+    truth = GroundTruth.of_data(data)
+    outcome = evaluate_results(truth, detections, config.inference.protocol, results=PREDICTIONS, origin=origin)
+    write_whole(folder / EVALUATION, outcome.write)
+    evaluation = outcome.evaluations[0]
+    lines = [origin.describe(), *foreground_notes(origin.foreground_auc), *outcome.notes, *evaluation.lines()]
+    write_text(folder / "evaluation.txt", "\n".join(lines) + "\n")
     return evaluation
 
 

@@ -5,7 +5,8 @@ environment.json       versions, platform, seed, and what the data are
 metrics.csv            mean losses of each epoch; the same as curves in tensorboard/
 checkpoints/last.ckpt  weights, optimiser and progress after the last finished epoch; previous.ckpt is one epoch older
 predictions.json       detections on the test split, ActivityNet results form
-evaluation.json        AP of each class and threshold; as a table in evaluation.txt
+evaluation.json        AP of each class and threshold and foreground AUC, in the form of `evaluate --out`
+evaluation.txt         the same as a table
 
 All but the curves are written beside their place and then renamed, so a kill leaves no half of a file.
 """
@@ -22,11 +23,13 @@ from examples.case_wtal.config import CaseConfig
 from examples.case_wtal.config_json import describe_difference, read_config, write_config
 from examples.case_wtal.data import LocalizationData
 from examples.case_wtal.device import torch_device
+from examples.case_wtal.evaluation.outcome import Origin
 from examples.case_wtal.files import write_text
 
 CHECKPOINT = Path("checkpoints") / "last.ckpt"
 ENVIRONMENT = "environment.json"
 PREDICTIONS = "predictions.json"
+EVALUATION = "evaluation.json"
 DESCRIPTION = {"classes": list, "stream_widths": dict, "note": str}
 PACKAGES = ("otlabel", "torch", "lightning", "numpy", "scipy", "scikit-learn")
 
@@ -106,6 +109,23 @@ def read_data_description(folder: Path) -> dict[str, Any]:
             "Put the run's own file back, or train again."
         )
     return data
+
+
+def read_origin(folder: Path) -> Origin:
+    """Where the detections of a run come from: `origin` in its evaluation.json.
+
+    Raises:
+        FileNotFoundError: The file is not there.
+        ValueError: It is not what a run writes.
+    """
+    path = existing(folder, EVALUATION)
+    try:
+        return Origin(**json.loads(path.read_text(encoding="utf-8"))["origin"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"`folder` must hold an {EVALUATION} that a run wrote, got {path} ({type(error).__name__}: {error}). "
+            "Make it again with `evaluate` on the folder."
+        ) from error
 
 
 def _is_leftover(path: Path) -> bool:

@@ -8,6 +8,7 @@ the new prices; so passes and memory grow with the few classes that cannot fill 
 """
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -32,6 +33,8 @@ MOST_COLUMNS = 4
 LEAST_BEYOND = 0.5
 # Rounding of a sum, relative to the sum of the sizes.
 ROUNDING = 1e-14
+# Entries of a block of an array: 34 MiB in float16.
+ARRAY_ENTRIES = 17 * 2**20
 
 
 def capacity_labels_of_blocks(
@@ -56,9 +59,11 @@ def capacity_labels_of_blocks(
     matrices of k x k numbers.
 
     Args:
-        blocks: The scores, rows in a fixed order, as blocks of shape (m, k) of any m, tensors or arrays; float16,
-            bfloat16, float32 or float64; -inf forbids a label. Iterated once a pass, so a list or an object whose
-            `__iter__` starts again, not a generator. Not changed.
+        blocks: The scores, rows in a fixed order: blocks of shape (m, k) of any m, tensors or arrays, or one array of
+            shape (n, k), such as a tensor, a `numpy.memmap` or an HDF5 data set; float16, bfloat16, float32 or float64;
+            -inf forbids a label. Iterated once a pass, so a list or an object whose `__iter__` starts again, not a
+            generator; `otlabel.streaming.as_blocks` makes such an object of any source that `stream_label` takes, and
+            gives back the pages of a mapped file as they are read. Not changed.
         prices: Class prices to start from, shape (k,): `-epsilon * log_v` of soft labels, or the prices of an earlier
             answer. Any are right, good ones save passes; zeros where none are known. The work is done on their device.
         capacity: Most samples of each class, integers, shape (k,), or one number for all. Where they sum to n, the
@@ -88,6 +93,7 @@ def capacity_labels_of_blocks(
     Source: as `capacity_labels`. Candidates that are refreshed at new prices are column generation (Ford and Fulkerson,
     "A Suggested Computation for Maximal Multi-Commodity Network Flows", Management Science 1958).
     """
+    blocks = _rows_of(blocks)
     prices = _start(blocks, prices)
     require_count(candidates, "candidates", "32 is a good value.")
     if max_passes is not None:
@@ -188,12 +194,30 @@ def _exchange(table: Candidates, prices: Tensor, lower: Tensor, upper: Tensor) -
     return exchange.labels(), exchange.prices[:-1] - exchange.prices[-1]
 
 
+class _Rows:
+    """An array as blocks of its rows."""
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+
+    def __iter__(self) -> Iterator[object]:
+        n, k = self.array.shape
+        step = max(1, ARRAY_ENTRIES // max(1, k))
+        return (self.array[row : row + step] for row in range(0, n, step))
+
+
+def _rows_of(blocks: Any) -> Any:
+    """Blocks of an array; anything else as it is."""
+    shape = getattr(blocks, "shape", None)
+    return _Rows(blocks) if isinstance(shape, tuple) and len(shape) == 2 else blocks
+
+
 def _start(blocks: object, prices: object) -> Tensor:
     """The prices in float64, and a check that the blocks can be read again."""
     if not isinstance(blocks, Iterable) or isinstance(blocks, Iterator):
         raise TypeError(
-            f"`blocks` must be iterable again and again, got {type(blocks).__name__}. Pass a list of blocks, or an "
-            "object whose `__iter__` starts anew."
+            f"`blocks` must be an array, or iterable again and again, got {type(blocks).__name__}. Pass a list of "
+            "blocks, or what `otlabel.streaming.as_blocks` makes of other sources."
         )
     require_numbers(prices, "prices")
     assert isinstance(prices, Tensor)  # noqa: S101 - for the type checker

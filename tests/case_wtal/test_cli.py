@@ -3,13 +3,17 @@
 import json
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 
 from examples.case_wtal import cli, data
+from examples.case_wtal.baselines import BASELINES
 from examples.case_wtal.commands import COMMANDS
+from examples.case_wtal.commands.common import Dataset, Recipe
 from examples.case_wtal.demo import demo, first_with_classes
 from examples.case_wtal.inference import score_recordings
+from examples.case_wtal.run_folder import read_origin
 from tests.case_wtal.test_model import make_module
 from tests.case_wtal.tiny import tiny_config, tiny_data
 
@@ -43,6 +47,16 @@ def test_help_of_train_shows_the_defaults_of_the_chosen_recipe(capsys):
     assert "--label.sigma FLOAT" in text
     assert "(default: 10.0)" in text
     assert "(default: released_decay)" in text
+
+
+def test_help_of_train_names_every_recipe_data_set_and_baseline_and_the_run_folder(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--help"])
+    text = words(capsys).replace("│ │ ", "")
+    assert f"{', '.join([*get_args(Recipe)][:-1])} or {get_args(Recipe)[-1]}: where the settings start" in text
+    assert f"{', '.join([*get_args(Dataset)][:-1])}, or {get_args(Dataset)[-1]} for your own" in text
+    assert f"{', '.join([*BASELINES][:-1])} or {[*BASELINES][-1]}: what CASE is added to" in text
+    assert "None is runs/DATASET-RECIPE-COMPONENTS-seedSEED" in text
 
 
 def test_module_runs_and_help_is_quick_to_import():
@@ -91,7 +105,9 @@ def test_errors_are_one_line_and_exit_code_2(arguments, message, monkeypatch, tm
 def test_train_resume_and_evaluate(on_tiny_data, capsys):
     assert cli.main(["train", "--folder", "runs/one", *SMALL, "--label.sigma", "0.2"]) == 0
     text = words(capsys)
-    assert "otlabel on tiny" in text
+    assert "otlabel on tiny, AP in %" in text
+    auc = read_origin(on_tiny_data / "runs/one").foreground_auc
+    assert f"Foreground AUC of snippets: attention {auc['attention']:.3f}, clusters {auc['clusters']:.3f}, " in text
     assert "Made-up recordings for tests." in text
     assert "Weights: last epoch" in text
     saved = json.loads((on_tiny_data / "runs/one/config.json").read_text())
@@ -106,12 +122,39 @@ def test_train_resume_and_evaluate(on_tiny_data, capsys):
         json.loads((on_tiny_data / "runs/watch-otlabel-scc_ccc-seed4/config.json").read_text())["label"]["sigma"] == 0.2
     )
     capsys.readouterr()
-    assert cli.main(["evaluate", "runs/one"]) == 0
-    assert "thumos14: ActivityNet-style AP, tIoU .1:.1:.7" in words(capsys)
+    assert cli.main(["evaluate", "runs/one", "--out", "again"]) == 0
+    text = words(capsys)
+    assert "thumos14: ActivityNet-style AP, tIoU .1:.1:.7" in text
+    assert f"Foreground AUC of snippets: attention {auc['attention']:.3f}, " in text
+    files = [on_tiny_data / folder / "evaluation.json" for folder in ("runs/one", "again")]
+    own, again = (json.loads(file.read_text()) | {"results": ""} for file in files)
+    assert own == again
     assert cli.main(["evaluate", "runs/one/predictions.json", "--dataset", "watch", "--protocol", "activitynet"]) == 0
     text = words(capsys)
     assert "activitynet: ActivityNet-style AP, tIoU .5:.05:.95" in text
     assert "Weights: unknown, predictions from a file" in text
+
+
+def test_recordings_that_check_exports_are_predicted_and_evaluated_as_the_run_was(on_tiny_data, capsys):
+    assert cli.main(["train", "--folder", "runs/mine", *SMALL]) == 0
+    (mean,) = (line for line in capsys.readouterr().out.splitlines() if "mean over classes" in line)
+    assert cli.main(["check", "watch", "--export", "own"]) == 0
+    assert cli.main(["predict", "runs/mine", "own", "--no-plots", "--out", "found"]) == 0
+    text = words(capsys)
+    assert f"test/0 {len(tiny_data().test[0]) * 0.5:.2f} " in text
+    call = ["evaluate", "found/predictions.json", "--ground-truth", "own/annotations.json", "--on-unknown", "ignore"]
+    assert cli.main(call) == 0
+    assert mean.split() in [line.split() for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_a_collapse_is_said(on_tiny_data, monkeypatch, capsys, command):
+    monkeypatch.setattr("examples.case_wtal.run.foreground_auc", lambda *_: 0.3)
+    assert cli.main(["train", "--folder", "runs/one", *SMALL]) == 0
+    if command == "evaluate":
+        capsys.readouterr()
+        assert cli.main(["evaluate", "runs/one"]) == 0
+    assert "attention 0.300, clusters 0.300, both fused 0.300. COLLAPSED: " in words(capsys)
 
 
 def test_recipe_and_file_together_are_refused(on_tiny_data, capsys):
@@ -125,7 +168,13 @@ def test_tables_are_printed_written_and_gone_on_from(on_tiny_data, monkeypatch, 
     call = ["tables", "--table", "7", "--seeds", "2", "--folder", "runs/parts"]
     assert cli.main(call) == 0
     text = words(capsys)
-    for expected in ("Table 7", "[2/2] seed 1: attention", "Paper: fused is better", "no selection on the evaluated"):
+    for expected in (
+        "Table 7",
+        "[2/2] seed 1: attention",
+        "Paper: fused is better",
+        "Too few seeds to judge collapse: 2, at least 3 needed.",
+        "no selection on the evaluated",
+    ):
         assert expected in text
     folder = on_tiny_data / "runs/parts"
     assert {p.name for p in folder.iterdir() if not p.name.startswith("seed")} == {

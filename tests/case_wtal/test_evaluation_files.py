@@ -245,6 +245,12 @@ def test_unknown_names_can_be_left_out(truth):
     assert list(checked.unknown_videos) == ["Dance_01", "dance_03", "dance_07"]
 
 
+def test_a_note_lists_twenty_names_and_counts_the_others(truth):
+    found = detections(*((f"song_{i:02d}", "jump", 0, 1, 1) for i in range(23)))
+    (note,) = check(truth, found, THUMOS14, "ignore").notes
+    assert note.endswith("song_18, song_19 and 3 more.")
+
+
 def test_detections_in_unknown_videos_can_count_as_false_positives(truth):
     checked = check(truth, STRANGE, THUMOS14, "false-positive")
     assert len(checked.detections) == len(FOUND) + 3
@@ -266,6 +272,48 @@ def test_every_detection_is_evaluated_or_counted(names):
     assert len(seen.detections) == sum(video != "x" and label != "x" for video, label in names)
     assert sum(seen.unknown_videos.values()) == sum(video == "x" for video, _ in names)
     assert sum(seen.unknown_labels.values()) == sum(label == "x" for _, label in names)
+
+
+def test_a_known_class_without_an_instance_is_named_and_has_no_ap(truth_file):
+    truth = GroundTruth.read(
+        write(truth_file, {"database": TRUTH | {"dance_02": {**TRUTH["dance_02"], "subset": "b"}}})
+    )
+    assert (truth.classes, truth.known) == (("jump",), ("jump", "throw"))
+    found = Detections.concatenate(
+        [FOUND.select(FOUND.video != "dance_02"), detections(("dance_01", "throw", 0, 1, 1))]
+    )
+    outcome = evaluate_results(truth, found, results="found.json")
+    assert outcome.notes == (
+        f"Known classes without an instance in subset test of {truth_file}: throw: 1 detections. They have no AP: mAP "
+        "is the mean over the other 1, and their detections are left out.",
+    )
+    (evaluation,), (checked,) = outcome.evaluations, outcome.checked
+    assert (evaluation.classes, evaluation.average) == (("jump",), 1.0)
+    assert checked.absent_classes == {"throw": 1}
+    assert outcome.to_plain()["protocols"][0]["classes_without_instances"] == {"throw": 1}
+    assert set(checked.detections.label) == {"jump"}
+
+
+def test_a_class_whose_segments_have_no_length_is_known(tmp_path):
+    annotations = [annotation(0, 1, "jump"), annotation(4, 4, "throw"), annotation(5, 6, "Ambiguous")]
+    file = write(tmp_path / "t.json", {"database": {"v": {"subset": "test", "annotations": annotations}}})
+    with pytest.warns(UserWarning, match="got 1 that do not"):
+        truth = GroundTruth.read(file)
+    assert (truth.classes, truth.known) == (("jump",), ("jump", "throw"))
+    assert check(truth, detections(("v", "throw", 4, 5, 1)), THUMOS14).absent_classes == {"throw": 1}
+
+
+def test_all_classes_of_a_data_set_are_known():
+    assert GroundTruth.of_data(tiny_data()).known == ("jump", "throw", "turn")
+
+
+def test_an_unknown_label_may_be_a_class_that_does_not_occur(truth):
+    with pytest.raises(
+        ValueError, match=r"--on-unknown false-positive: right for a class that just does not occur there"
+    ):
+        check(truth, detections(("dance_01", "sing", 0, 1, 1)), THUMOS14)
+    with pytest.raises(ValueError, match=r"1 unknown videos .*--on-unknown false-positive\.$"):
+        check(truth, detections(("song", "jump", 0, 1, 1)), THUMOS14)
 
 
 def test_videos_that_a_protocol_leaves_out_are_known(truth):
@@ -390,7 +438,8 @@ def test_the_command_takes_subset_protocol_and_thresholds(truth_file, results_fi
     assert run(*arguments, "--subset", "train", "--on-unknown", "ignore", "--protocol", "activitynet") == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "subset train: 1 videos" in text
-    assert "4 of 4 detections were left out for unknown names: throw, dance_01, dance_02." in text
+    assert "3 of 3 detections were left out for unknown names: dance_01, dance_02." in text
+    assert "without an instance in subset train of" in text
     assert "activitynet: ActivityNet-style AP, tIoU .5:.05:.95" in text
     assert run(*arguments, "--tious", "0.25", "0.5", "--profile") == 0
     assert "thumos14@.25,.5: ActivityNet-style AP, tIoU .25 .5" in " ".join(capsys.readouterr().out.split())

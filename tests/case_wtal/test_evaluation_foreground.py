@@ -1,10 +1,13 @@
 """Area under the ROC curve of a foreground score."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from examples.case_wtal.data.recording import Recording, Segment
 from examples.case_wtal.evaluation import foreground_auc
+from examples.case_wtal.evaluation.foreground import foreground_notes, has_both_kinds
 
 
 def recording(name, length, *segments):
@@ -36,7 +39,24 @@ def test_foreground_auc_refuses_nan():
 
 @pytest.mark.parametrize("recordings", [[], [recording("r", 4)], [recording("r", 4, Segment(0, 9, "a"))]])
 def test_foreground_auc_needs_both_kinds_of_snippet(recordings):
+    assert not has_both_kinds(recordings)
     with pytest.raises(
         ValueError, match=r"`recordings` must hold foreground and background .* foreground of \d\. Check"
     ):
         foreground_auc([np.zeros(4) for _ in recordings], recordings)
+
+
+def test_attention_below_chance_is_a_collapse_that_is_named():
+    sound = foreground_notes({"attention": 0.5, "clusters": 0.4})
+    assert sound == ["Foreground AUC of snippets: attention 0.500, clusters 0.400."]
+    numbers, collapse = foreground_notes({"attention": 0.4996, "clusters": 0.9})
+    assert numbers == "Foreground AUC of snippets: attention 0.500, clusters 0.900."
+    assert collapse.startswith("COLLAPSED: a foreground AUC of the attention below 0.5 says that it is high between")
+    assert "--train.seed" in collapse
+    assert foreground_notes({}) == []
+
+
+def test_the_page_that_a_collapse_points_to_has_that_heading():
+    (_, collapse) = foreground_notes({"attention": 0.1})
+    page, heading = collapse.removesuffix(".").split("more in ")[1].split(", ")
+    assert f"\n### {heading}\n" in (Path(__file__).parents[2] / page).read_text(encoding="utf-8")

@@ -80,7 +80,16 @@ def test_one_seed_has_no_interval():
 
 def test_collapse_is_less_than_half_of_the_median():
     assert collapsed([40.0, 41.0, 19.0, 42.0], [3, 5, 7, 9]) == (7,)
-    assert collapsed([10.0, 11.0], [0, 1]) == ()
+    assert collapsed([10.0, 11.0, 12.0], [0, 1, 2]) == ()
+
+
+def test_two_seeds_are_too_few_to_judge_collapse():
+    assert collapsed([40.0, 41.0, 2.0], [0, 1, 2]) == (2,)
+    assert collapsed([40.0, 2.0], [0, 1]) == ()
+    table = compare([40.0, 41.0], [44.0, 2.0])
+    assert [row.collapsed for row in table.rows] == [(), ()]
+    assert table_notes(table)[-1] == "Too few seeds to judge collapse: 2, at least 3 needed."
+    assert not any("Too few" in note for note in table_notes(compare([40.0, 41.0, 42.0], [44.0, 2.0, 46.0])))
 
 
 def test_rows_have_mean_deviation_and_paired_difference():

@@ -20,7 +20,7 @@ from examples.case_wtal.html_report.payload import build_payload, to_script
 from examples.case_wtal.html_report.pictures import to_svg
 from examples.case_wtal.inference import detect, score_recordings
 from examples.case_wtal.plots.style import COLOURS, INK, new_figure
-from examples.case_wtal.run import protocol_of, train
+from examples.case_wtal.run import foreground_aucs, protocol_of, train
 from tests.case_wtal.evil import EVIL, evil_report
 from tests.case_wtal.test_model import make_module
 from tests.case_wtal.tiny import tiny_config, tiny_data
@@ -227,10 +227,11 @@ def test_report_of_a_baseline_has_no_clusters(tmp_path):
     assert {r["cluster"] for r in data["recordings"]} == {""}
 
 
-def test_foreground_auc_is_undefined_without_background(scored):
+def test_without_annotated_snippets_there_is_no_foreground_auc(scored):
     _, scores, _ = scored
     whole = [replace(s, recording=replace(s.recording, segments=())) for s in scores]
-    assert build._auc([s.attention for s in whole], whole) == "undefined"
+    assert foreground_aucs(scores, tiny_config()).keys() == {"attention", "clusters", "both fused"}
+    assert foreground_aucs(whole, tiny_config()) == {}
 
 
 def test_command_writes_the_report_and_names_it(report, monkeypatch, capsys):

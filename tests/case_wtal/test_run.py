@@ -13,10 +13,19 @@ from examples.case_wtal.config import InferenceConfig, LabelConfig
 from examples.case_wtal.data import load
 from examples.case_wtal.data.thumos14 import load_thumos14
 from examples.case_wtal.data.thumos14_simulated import write_simulated_features
-from examples.case_wtal.evaluation import Detections
+from examples.case_wtal.evaluation import Detections, foreground_auc
+from examples.case_wtal.inference import score_recordings
 from examples.case_wtal.module import CaseModule
 from examples.case_wtal.recipes import RECIPES
-from examples.case_wtal.run import evaluate_detections, evaluate_run, load_run, test_average, train
+from examples.case_wtal.run import (
+    evaluate_detections,
+    evaluate_run,
+    foreground_aucs,
+    load_run,
+    test_average,
+    train,
+)
+from examples.case_wtal.run_folder import read_origin
 from tests.case_wtal.shared_data import require
 from tests.case_wtal.tiny import tiny_config, tiny_data
 
@@ -86,14 +95,48 @@ def test_run_folder_holds_everything(finished, data):
 def test_evaluation_files_name_protocol_data_and_selection(finished, data):
     module, folder = finished
     content = json.loads((folder / "evaluation.json").read_text())
-    assert content["average"] == average_on_test(module, data)
-    assert content["protocol"].startswith("thumos14: ActivityNet-style AP")
-    assert (content["data"], content["split"], content["weights"]) == (data.note, "dev", "last epoch")
+    (protocol,), origin = content["protocols"], content["origin"]
+    assert protocol["average"] == average_on_test(module, data)
+    assert protocol["protocol"].startswith("thumos14: ActivityNet-style AP")
+    assert (origin["data"], origin["split"], origin["weights"]) == (data.note, "dev", "last epoch")
     text = (folder / "evaluation.txt").read_text()
     assert data.note in text
     assert "Weights: last epoch" in text
     found = Detections.read(folder / "predictions.json")
-    assert evaluate_detections(found, data, "thumos14").average == content["average"]
+    assert evaluate_detections(found, data, "thumos14").average == protocol["average"]
+
+
+def test_evaluation_files_hold_the_foreground_auc_of_what_was_trained(finished, data, tmp_path):
+    module, folder = finished
+    auc = read_origin(folder).foreground_auc
+    scores = score_recordings(module, data.test)
+    assert auc == foreground_aucs(scores, module.config)
+    assert auc.keys() == {"attention", "clusters", "both fused"}
+    assert auc["attention"] == foreground_auc([s.attention for s in scores], data.test)
+    assert f"Foreground AUC of snippets: attention {auc['attention']:.3f}, " in (folder / "evaluation.txt").read_text()
+    base = tiny_config("baseline")
+    assert foreground_aucs(scores, base).keys() == {"attention"}
+    assert foreground_aucs(scores, replace(base, loss=replace(base.loss, attention=False))) == {}
+
+
+@pytest.mark.parametrize("content", ["{", "{}", '{"origin": null}', '{"origin": {"split": "dev"}}'])
+def test_an_evaluation_that_no_run_wrote_is_an_error(tmp_path, content):
+    (tmp_path / "evaluation.json").write_text(content)
+    with pytest.raises(
+        ValueError, match=r"`folder` must hold an evaluation\.json that a run wrote, got .*Make it again"
+    ):
+        read_origin(tmp_path)
+
+
+def test_a_class_that_the_test_split_lacks_is_named_in_the_evaluation(data, tmp_path):
+    (gone,) = {"turn"} & {label for r in data.test for label in r.labels}
+    kept = tuple(replace(r, segments=tuple(s for s in r.segments if s.label != gone)) for r in data.test)
+    train(tiny_config(epochs=1), replace(data, test=kept), tmp_path / "run", progress=False)
+    content = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert gone not in content["protocols"][0]["ap"]
+    assert list(content["protocols"][0]["classes_without_instances"]) == [gone]
+    assert f"Known classes without an instance in subset dev of tiny: {gone}: " in content["notes"][0]
+    assert content["notes"][0] in (tmp_path / "run" / "evaluation.txt").read_text()
 
 
 def test_loaded_run_is_the_trained_one(finished, data):

@@ -49,6 +49,34 @@ def test_every_page_of_the_reference_begins_with_a_sentence():
         assert len(first) > 40, page.name
 
 
+def test_page_of_numerics_gives_the_default_tolerances():
+    import inspect
+
+    import otlabel
+    from otlabel import nn, recipes, streaming, structured
+
+    def default(call, name="solver"):
+        value = inspect.signature(call).parameters[name].default
+        return getattr(value, "tol", value)
+
+    labelers = [getattr(otlabel, name) for name in otlabel.__all__ if re.fullmatch(r"sinkhorn_.*label", name)]
+    solvers = [otlabel.Auto(), otlabel.Anderson(), otlabel.Newton(), otlabel.Sinkhorn()]
+    assert len(labelers) == 5
+    assert {*map(default, [*labelers, nn.SinkhornLabeler]), *(solver.tol for solver in solvers)} == {1e-4}
+    assert default(streaming.stream_label) == 1e-3
+    public = {name: getattr(recipes, name) for name in recipes.__all__}
+    exact = {name: call for name, call in public.items() if "converged" in inspect.signature(call).parameters}
+    given = {name: default(call, "tol") for name, call in exact.items()}
+    # None is 1e-6 with `converged`, and what the system published without.
+    assert {name for name, tol in given.items() if tol is None} == {"opw", "sela", "sla"}
+    assert {name: tol for name, tol in given.items() if tol not in (None, 1e-6)} == {"asot": 1e-4}
+    assert {default(structured.structured_label), default(structured.pairwise_label)} == {1e-6}
+    assert default(structured.fused_gromov_wasserstein_label) == 1e-4
+    page = (DOCS / "learn" / "numerics.md").read_text(encoding="utf-8")
+    table = page[page.index("## Tolerances") : page.index("The smallest that means something")]
+    assert re.findall(r"\de-\d+", table) == ["1e-4", "1e-3", "1e-6", "1e-4", "1e-6", "1e-9", "1e-4", "1e-12"]
+
+
 def test_every_recipe_has_its_facts_and_its_papers():
     from recipe_pages import systems, verified
 

@@ -35,12 +35,12 @@ CASES = {
     "blocks generator": (
         lambda: capacity_labels_of_blocks((rows for rows in SCORES.split(2)), START),
         TypeError,
-        "`blocks` must be iterable again and again, got generator. Pass a list of blocks",
+        r"`blocks` must be an array, or iterable again and again, got generator\. .* `otlabel\.streaming\.as_blocks`",
     ),
     "blocks number": (
         lambda: capacity_labels_of_blocks(3, START),
         TypeError,
-        "`blocks` must be iterable again and again, got int",
+        "`blocks` must be an array, or iterable again and again, got int",
     ),
     "blocks of lists": (
         lambda: count([[0.1, 0.2]]),
@@ -53,9 +53,24 @@ CASES = {
         r"`blocks` must hold floating numbers, got torch\.int64",
     ),
     "blocks that are rows": (
-        lambda: capacity_labels_of_blocks(SCORES, START),
+        lambda: capacity_labels_of_blocks(list(SCORES), START),
         ValueError,
         r"`blocks` must have shape \(m, 2\) to fit `prices`, got \(2,\) from row 0 on",
+    ),
+    "blocks array of other classes": (
+        lambda: capacity_labels_of_blocks(torch.rand(4, 3), START),
+        ValueError,
+        r"`blocks` must have shape \(m, 2\) to fit `prices`, got \(4, 3\) from row 0 on",
+    ),
+    "blocks array without rows": (
+        lambda: capacity_labels_of_blocks(torch.rand(0, 2), START),
+        ValueError,
+        "`blocks` must hold a sample, got 0. Skip the call",
+    ),
+    "blocks array without columns": (
+        lambda: capacity_labels_of_blocks(torch.rand(4, 0), START),
+        ValueError,
+        r"`blocks` must have shape \(m, 2\) to fit `prices`, got \(4, 0\) from row 0 on",
     ),
     "blocks of other classes": (
         lambda: capacity_labels_of_blocks([SCORES, torch.rand(4, 3)], START),

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from otlabel import InfeasibleProblemError, sinkhorn_label
-from otlabel.hard import capacity_labels, capacity_labels_of_blocks
+from otlabel.hard import capacity_labels, capacity_labels_of_blocks, streamed
 from otlabel.hard.candidates import Candidates, survey
 from otlabel.hard.descent import Graph, Point, nearest_changes
+from otlabel.streaming import as_blocks
 from tests.otlabel.helpers import clustered, patched, rand, randn
 from tests.otlabel.strategies import tensors
 
@@ -189,6 +190,20 @@ def test_arrays_and_mapped_files_are_blocks_too(tmp_path):
     mapped = np.load(tmp_path / "scores.npy", mmap_mode="r")
     have = capacity_labels_of_blocks([mapped[:90], mapped[90:]], zeros(scores))
     assert torch.equal(have.labels, want.labels)
+
+
+@pytest.mark.parametrize("entries", [1, 8 * 7, 10**6])
+def test_an_array_is_read_by_its_rows(tmp_path, entries):
+    scores = clustered(200, 8).half()
+    want = capacity_labels_of_blocks([scores], zeros(scores), candidates=2)
+    np.save(tmp_path / "scores.npy", scores.numpy())
+    mapped = np.load(tmp_path / "scores.npy", mmap_mode="r")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(streamed, "ARRAY_ENTRIES", entries)
+        for source in (scores, scores.numpy(), mapped, as_blocks(mapped)):
+            have = capacity_labels_of_blocks(source, zeros(scores), candidates=2)
+            assert torch.equal(have.labels, want.labels)
+            assert torch.equal(have.prices, want.prices)
 
 
 def test_nothing_given_is_changed_and_no_gradient_flows():

@@ -45,8 +45,8 @@ class Costs:
         from examples.case_wtal.baselines import BASELINES, adapt
         from examples.case_wtal.config import CaseConfig, ModelConfig
         from examples.case_wtal.device import torch_device
+        from examples.case_wtal.evaluation.tables import show
         from examples.case_wtal.model import CaseNetwork, count_costs
-        from examples.case_wtal.report import show
 
         for name, value, least in (
             ("snippets", self.snippets, 1),
@@ -77,7 +77,7 @@ class Costs:
         notes += ["Counted: convolutions and linear layers. Published: quoted from CASE, table 1 (T = 750)."]
         if seconds:
             notes += [self._conditions(device, torch.get_num_threads(), load)]
-        show(table, notes)
+        show([table], notes)
         parameters, operations = costs["own + CASE"]
         say(f"CASE: {parameters:,} parameters, {operations / 1e9:.5f} G multiply-adds.")
 

@@ -18,8 +18,9 @@ class Demo:
         """Train, print the table, name the picture."""
         from examples.case_wtal.data import load
         from examples.case_wtal.demo import demo
+        from examples.case_wtal.evaluation.tables import show
         from examples.case_wtal.recipes import RECIPES
-        from examples.case_wtal.report import class_label_notes, context, results_table, show
+        from examples.case_wtal.report import class_label_notes, context, results_table
         from examples.case_wtal.run import protocol_of, selection_note
 
         data, config = load("watch"), RECIPES["otlabel"]("watch")
@@ -32,5 +33,5 @@ class Demo:
             f"A single seed ({config.train.seed}): differences of a few points are within what another seed changes. "
             f"For several seeds: {PROGRAM} tables --table recipes",
         ]
-        show(results_table(table, protocol, "CASE on smartwatch exercises"), notes)
+        show([results_table(table, protocol, "CASE on smartwatch exercises")], notes)
         say(f"\nOne recording, drawn: {picture}")

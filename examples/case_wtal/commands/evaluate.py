@@ -10,9 +10,9 @@ from examples.case_wtal.commands.common import Dataset, load_data
 from examples.case_wtal.config import CaseConfig, Device
 
 if TYPE_CHECKING:
-    from examples.case_wtal.data import LocalizationData
     from examples.case_wtal.evaluation import Detections
     from examples.case_wtal.evaluation.ground_truth import GroundTruth
+    from examples.case_wtal.evaluation.outcome import Origin
 
 Flag = tyro.conf.FlagCreatePairsOff
 Unknown = Literal["error", "ignore", "false-positive"]
@@ -62,10 +62,12 @@ class Evaluate:
                 "Drop one of the two."
             )
         truth = GroundTruth.read(self.ground_truth or Path(), self.subset, self.ambiguous)
-        self._report(truth, Detections.read(self.path), self.protocol or "thumos14", [])
+        self._report(truth, Detections.read(self.path), self.protocol or "thumos14", None)
 
     def _file_on_data(self) -> None:
         from examples.case_wtal.evaluation import Detections
+        from examples.case_wtal.evaluation.ground_truth import GroundTruth
+        from examples.case_wtal.evaluation.outcome import Origin
 
         if self.dataset is None:
             raise ValueError(
@@ -74,29 +76,24 @@ class Evaluate:
             )
         data = load_data(CaseConfig(dataset=self.dataset, root=str(self.root) if self.root else None))
         found = Detections.read(self.path)
-        self._report_on_data(data, found, self.protocol or "thumos14", "unknown, predictions from a file")
+        origin = Origin.of(data, "unknown, predictions from a file")
+        self._report(GroundTruth.of_data(data), found, self.protocol or "thumos14", origin)
 
     def _run_folder(self) -> None:
         from examples.case_wtal.config_json import read_config
         from examples.case_wtal.evaluation import Detections
-        from examples.case_wtal.run import evaluate_run, selection_note
-        from examples.case_wtal.run_folder import PREDICTIONS
+        from examples.case_wtal.evaluation.ground_truth import GroundTruth
+        from examples.case_wtal.run import evaluate_run
+        from examples.case_wtal.run_folder import PREDICTIONS, read_origin
 
         config = read_config(self.path / "config.json")
         data = load_data(replace(config, root=str(self.root) if self.root else config.root))
         evaluate_run(self.path, data, device=self.device)
         found = Detections.read(self.path / PREDICTIONS)
-        self._report_on_data(data, found, self.protocol or config.inference.protocol, selection_note(config))
+        protocol = self.protocol or config.inference.protocol
+        self._report(GroundTruth.of_data(data), found, protocol, read_origin(self.path))
 
-    def _report_on_data(self, data: "LocalizationData", found: "Detections", protocol: str, weights: str) -> None:
-        from examples.case_wtal.evaluation.ground_truth import GroundTruth
-
-        notes = [
-            f"Data: {data.note} {len(data.test)} recordings of split {data.test_split}. Weights: {weights}.",
-        ]
-        self._report(GroundTruth.of_data(data), found, protocol, notes)
-
-    def _report(self, truth: "GroundTruth", found: "Detections", protocol: str, notes: list[str]) -> None:
+    def _report(self, truth: "GroundTruth", found: "Detections", protocol: str, origin: "Origin | None") -> None:
         from examples.case_wtal.evaluation.outcome import evaluate_results
         from examples.case_wtal.evaluation.tables import outcome_notes, outcome_tables, show
 
@@ -108,6 +105,7 @@ class Evaluate:
             tious=self.tious,
             on_unknown=self.on_unknown,
             diagnose=self.profile or self.plots,
+            origin=origin,
         )
         written = []
         if self.out is not None:
@@ -118,4 +116,4 @@ class Evaluate:
                 from examples.case_wtal.evaluation.figures import write_figures
 
                 written += [path.name for path in write_figures(outcome, self.out)]
-        show(outcome_tables(outcome), [*outcome_notes(outcome), *notes, *([", ".join(written)] if written else [])])
+        show(outcome_tables(outcome), [*outcome_notes(outcome), *([", ".join(written)] if written else [])])

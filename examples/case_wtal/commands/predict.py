@@ -52,9 +52,9 @@ class Predict:
             surest = "-"
             if len(found):
                 best = int(found.score.argmax())
-                surest = f"{found.label[best]}, {found.start[best]:.1f} to {found.end[best]:.1f} s"
+                surest = f"{found.label[best]}, {found.start[best]:.2f} to {found.end[best]:.2f} s"
                 surest += f" (score {found.score[best]:.2f})"
-            table.add_row(recording.name, f"{recording.seconds:.1f}", str(len(found)), surest)
+            table.add_row(recording.name, f"{recording.seconds:.2f}", str(len(found)), surest)
         Console().print(table)
         if len(prediction.scores) > MOST_ROWS:
             say(f"and {len(prediction.scores) - MOST_ROWS} more recordings")

@@ -28,11 +28,12 @@ class Tables:
 
     def run(self) -> None:
         """Print and write each table as soon as its trainings are done."""
+        from examples.case_wtal.evaluation.tables import show
         from examples.case_wtal.experiments.families import find_tables
         from examples.case_wtal.experiments.markdown import context_notes, table_cells, table_notes
         from examples.case_wtal.experiments.run import describe_tables, run_table, write_all
         from examples.case_wtal.recipes import RECIPES
-        from examples.case_wtal.report import experiment_table, show
+        from examples.case_wtal.report import experiment_table
         from examples.case_wtal.run import protocol_of
 
         if self.seeds < 1:
@@ -45,10 +46,10 @@ class Tables:
             table = run_table(spec, config, data, range(self.seeds), folder, jobs=self.jobs, report=say)
             done.append(table)
             cells = table_cells(table, protocol_of(config.inference.protocol).tious)
-            show(experiment_table(*cells, table.title), table_notes(table))
+            show([experiment_table(*cells, table.title)], table_notes(table))
             content = describe_tables(done, config, data)
             written = ", ".join(path.name for path in write_all(content, folder, self._command()))
-        show(None, [*context_notes(content), f"Written to {folder}: {written}."])
+        show([], [*context_notes(content), f"Written to {folder}: {written}."])
 
     def _command(self) -> str:
         """The call, for the reader of the tables."""

@@ -18,7 +18,7 @@ class Train:
     `train --recipe otlabel --dataset ninapro --root PATH --label.sigma 0.2`.
     """
 
-    folder: Path | None = None  # run folder; None chooses a name under runs/
+    folder: Path | None = None  # run folder; None is runs/DATASET-RECIPE-COMPONENTS-seedSEED
     saved: Annotated[Path | None, tyro.conf.arg(name="config")] = None  # start from a config.json, not from a recipe
     resume: bool = False  # go on with the interrupted run in `folder`, with its settings
     device: Device | None = None  # short for train.device
@@ -27,9 +27,11 @@ class Train:
     def run(self) -> None:
         """Train, then print the evaluation."""
         from examples.case_wtal.evaluation import Detections
-        from examples.case_wtal.report import context, evaluation_table, show
-        from examples.case_wtal.run import evaluate_detections, selection_note, train
-        from examples.case_wtal.run_folder import PREDICTIONS
+        from examples.case_wtal.evaluation.ground_truth import GroundTruth
+        from examples.case_wtal.evaluation.outcome import evaluate_results
+        from examples.case_wtal.evaluation.tables import outcome_notes, outcome_tables, show
+        from examples.case_wtal.run import train
+        from examples.case_wtal.run_folder import PREDICTIONS, read_origin
 
         config, data = self.config, load_data(self.config)
         if self.device is not None:
@@ -37,8 +39,11 @@ class Train:
         name = f"{config.dataset}-{config.recipe}-{config.loss.components}-seed{config.train.seed}"
         folder = self.folder or Path("runs") / name
         train(config, data, folder, resume=self.resume)
-        evaluation = evaluate_detections(Detections.read(folder / PREDICTIONS), data, config.inference.protocol)
-        show(
-            evaluation_table(evaluation, f"{config.recipe} on {data.name}"),
-            [context(data, evaluation.protocol, selection_note(config)), f"Run folder: {folder}"],
+        outcome = evaluate_results(
+            GroundTruth.of_data(data),
+            Detections.read(folder / PREDICTIONS),
+            config.inference.protocol,
+            results=f"{config.recipe} on {data.name}",
+            origin=read_origin(folder),
         )
+        show(outcome_tables(outcome), [*outcome_notes(outcome), f"Run folder: {folder}"])

@@ -16,7 +16,7 @@ from examples.case_wtal.evaluation.protocol import Protocol
 OnUnknown = Literal["error", "ignore", "false-positive"]
 
 COMPARED = 20
-"""Unknown names that are compared with the known ones; more is slow, and no typing mistake."""
+"""Unknown names that are compared with the known ones, and listed in a note; more is slow, and no typing mistake."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Checked:
         detections: Those to evaluate.
         notes: Sentences for the user.
         unknown_videos, unknown_labels: Name -> number of detections.
+        absent_classes: Known class without an instance in the subset -> number of detections, which are left out.
         without_length: Number of detections that do not end after they start.
     """
 
@@ -34,6 +35,7 @@ class Checked:
     notes: tuple[str, ...]
     unknown_videos: Mapping[str, int]
     unknown_labels: Mapping[str, int]
+    absent_classes: Mapping[str, int]
     without_length: int
 
 
@@ -64,27 +66,35 @@ def check(
         )
     known = {*truth.segments, *protocol.drop_videos}
     videos = _unknown(detections.video, known)
-    labels = _unknown(detections.label, truth.classes)
+    absent = {c: int((detections.label == c).sum()) for c in truth.known if c not in truth.classes}
+    labels = _unknown(detections.label, {*truth.classes, *absent})
     notes = []
+    if absent:
+        notes.append(
+            f"Known classes without an instance in subset {truth.subset} of {truth.source}: {_listed(absent, (), {})}. "
+            f"They have no AP: mAP is the mean over the other {len(truth.classes)}, and their detections are left out."
+        )
+        detections = detections.select(~np.isin(detections.label, list(absent)))
     if on_unknown == "error" and (videos or labels):
         parts = [
             f"{len(names)} unknown {what} ({_listed(names, candidates, truth.elsewhere)})"
             for names, candidates, what in ((videos, known, "videos"), (labels, truth.classes, "labels"))
             if names
         ]
+        # Nothing but its name tells a class that does not occur from a typing mistake.
+        hint = ": right for a class that just does not occur there, it has no AP" if labels else ""
         raise ValueError(
             f"`results` must name videos and labels of subset {truth.subset} of {truth.source} only, got "
             f"{' and '.join(parts)} in {source}, under protocol {protocol.name}. Repair the names, take the matching "
-            "subset or protocol, or choose what happens with --on-unknown ignore or --on-unknown false-positive."
+            f"subset or protocol, or choose what happens with --on-unknown ignore or --on-unknown false-positive{hint}."
         )
     out = np.isin(detections.label, list(labels))
     if on_unknown == "ignore":
         out |= np.isin(detections.video, list(videos))
     if out.any():
         gone = [*labels, *(videos if on_unknown == "ignore" else ())]
-        notes.append(
-            f"{int(out.sum()):,} of {len(out):,} detections were left out for unknown names: {', '.join(gone)}."
-        )
+        names = ", ".join(gone[:COMPARED]) + (f" and {len(gone) - COMPARED} more" if len(gone) > COMPARED else "")
+        notes.append(f"{int(out.sum()):,} of {len(out):,} detections were left out for unknown names: {names}.")
         detections = detections.select(~out)
     if on_unknown == "false-positive" and videos:
         notes.append(f"Detections in unknown videos count as false positives: {_listed(videos, (), {})}.")
@@ -96,7 +106,7 @@ def check(
             f"{detections.label[first]} {detections.start[first]:g}-{detections.end[first]:g} in "
             f"{detections.video[first]}."
         )
-    return Checked(detections, tuple(notes), videos, labels, without_length)
+    return Checked(detections, tuple(notes), videos, labels, absent, without_length)
 
 
 def _unknown(names: np.ndarray, known: Iterable[str]) -> dict[str, int]:

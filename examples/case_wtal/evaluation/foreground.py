@@ -1,12 +1,15 @@
 """How well snippets of actions are told from background."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
     from examples.case_wtal.data.recording import Recording
+
+CHANCE = 0.5
+"""Area of a map that knows nothing."""
 
 
 def foreground_auc(scores: Sequence[np.ndarray], recordings: "Sequence[Recording]") -> float:
@@ -40,6 +43,29 @@ def foreground_auc(scores: Sequence[np.ndarray], recordings: "Sequence[Recording
             f"got {int(target.sum())} foreground of {target.size}. Check the segments or pool more recordings."
         )
     return float(roc_auc_score(target, np.concatenate(list(scores))))
+
+
+def foreground_notes(auc: Mapping[str, float]) -> list[str]:
+    """What the areas of the foreground maps say about a training.
+
+    Args:
+        auc: Name of a map -> its `foreground_auc`; the one of the attention decides. Empty where nothing is known.
+    """
+    if not auc:
+        return []
+    listed = ", ".join(f"{name} {value:.3f}" for name, value in auc.items())
+    notes = [f"Foreground AUC of snippets: {listed}."]
+    if auc.get("attention", CHANCE) < CHANCE:
+        notes.append(
+            "COLLAPSED: a foreground AUC of the attention below 0.5 says that it is high between the instances: it has "
+            "settled on background. Train other seeds (--train.seed); more in docs/case.md, When a training collapses."
+        )
+    return notes
+
+
+def has_both_kinds(recordings: "Sequence[Recording]") -> bool:
+    """Whether there are snippets of actions and of background, so that `foreground_auc` is defined."""
+    return len(np.unique(np.concatenate([np.zeros(0, dtype=bool), *map(_foreground, recordings)]))) == 2
 
 
 def _foreground(recording: "Recording") -> np.ndarray:

@@ -30,6 +30,7 @@ class GroundTruth:
         durations: Video -> seconds, for the videos where the file says so.
         elsewhere: Videos of the file's other subsets -> the subset.
         dropped: Names of the segments that were left out because they do not end after they start.
+        known: Classes that the source names, here or in another subset; one of them may have no instance here.
     """
 
     segments: Mapping[str, tuple[Segment, ...]]
@@ -39,6 +40,7 @@ class GroundTruth:
     durations: Mapping[str, float] = field(default_factory=dict)
     elsewhere: Mapping[str, str] = field(default_factory=dict)
     dropped: tuple[str, ...] = ()
+    known: tuple[str, ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -64,6 +66,7 @@ class GroundTruth:
             source=data.name,
             durations={r.name: r.seconds for r in data.test},
             elsewhere={r.name: "train" for r in data.train},
+            known=data.classes,
         )
 
     @classmethod
@@ -106,6 +109,7 @@ class GroundTruth:
             durations={row.video: row.duration for row in videos if row.duration is not None},
             elsewhere={row.video: row.subset for row in rows if row.subset != subset},
             dropped=dropped,
+            known=tuple(dict.fromkeys(s.label for row in rows for s in row.segments if s.label != AMBIGUOUS)),
         )
 
 

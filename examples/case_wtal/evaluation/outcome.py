@@ -3,9 +3,9 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from examples.case_wtal.evaluation.average_precision import Evaluation, evaluate
 from examples.case_wtal.evaluation.checks import Checked, OnUnknown, check
@@ -23,6 +23,9 @@ from examples.case_wtal.evaluation.ground_truth import GroundTruth
 from examples.case_wtal.evaluation.protocol import DISPUTED, PROTOCOLS, RULES, Protocol, range_text
 from examples.case_wtal.evaluation.recall import AverageRecall, average_recall
 
+if TYPE_CHECKING:
+    from examples.case_wtal.data.recording import LocalizationData
+
 ALL = "all"
 RANGES = ((0.1, 0.5), (0.3, 0.7), (0.1, 0.7))
 """Ranges of thresholds that papers average over."""
@@ -38,6 +41,34 @@ class Diagnosis:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where detections on a data set of the example come from.
+
+    Attributes:
+        data: What the data are.
+        split: Name of the evaluated split.
+        recordings: In it.
+        weights: Which epoch's made the detections.
+        foreground_auc: Foreground map -> its area, see `foreground_auc`; empty where only the detections are known.
+    """
+
+    data: str
+    split: str
+    recordings: int
+    weights: str
+    foreground_auc: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, data: "LocalizationData", weights: str, foreground_auc: Mapping[str, float] | None = None) -> "Origin":
+        """Detections on the test split of a data set."""
+        return cls(data.note, data.test_split, len(data.test), weights, foreground_auc or {})
+
+    def describe(self) -> str:
+        """One line to print beside every number."""
+        return f"Data: {self.data} {self.recordings} recordings of split {self.split}. Weights: {self.weights}."
+
+
+@dataclass(frozen=True)
 class Outcome:
     """Evaluations of one file of results.
 
@@ -48,6 +79,7 @@ class Outcome:
         checked: What was seen in the detections, for each protocol.
         notes: Sentences for the user, each once.
         diagnosis: If asked for.
+        origin: Of the detections, if known.
     """
 
     results: str
@@ -56,12 +88,14 @@ class Outcome:
     checked: tuple[Checked, ...]
     notes: tuple[str, ...]
     diagnosis: Diagnosis | None = None
+    origin: Origin | None = None
 
     def to_plain(self) -> dict[str, Any]:
         """Content of `evaluation.json`."""
         content: dict[str, Any] = {
             "results": self.results,
             "ground_truth": self.truth.describe(),
+            "origin": None if self.origin is None else asdict(self.origin),
             "notes": list(self.notes),
             "protocols": [_plain(e, c) for e, c in zip(self.evaluations, self.checked, strict=True)],
         }
@@ -83,6 +117,7 @@ def evaluate_results(
     tious: Sequence[float] = (),
     on_unknown: OnUnknown = "error",
     diagnose: bool = False,
+    origin: Origin | None = None,
 ) -> Outcome:
     """Evaluate detections under a named protocol, or under all.
 
@@ -95,6 +130,7 @@ def evaluate_results(
         tious: Other thresholds than the protocol's.
         on_unknown: See `check`.
         diagnose: Average recall, error profile and sensitivity too, under the first protocol.
+        origin: Where the detections come from, to be told beside the numbers.
 
     Raises:
         ValueError: There is no such protocol, names are unknown, or no instance is left to find.
@@ -116,7 +152,7 @@ def evaluate_results(
     notes += [note for seen in checked for note in seen.notes]
     diagnosis = _diagnose(truth, checked[0].detections, chosen[0], notes) if diagnose else None
     unique = tuple(dict.fromkeys(notes))
-    return Outcome(results, truth, tuple(evaluations), tuple(checked), unique, diagnosis)
+    return Outcome(results, truth, tuple(evaluations), tuple(checked), unique, diagnosis, origin)
 
 
 def _choose(name: str, truth: GroundTruth, detections: Detections, results: str) -> tuple[list[Protocol], list[str]]:
@@ -161,6 +197,7 @@ def _plain(evaluation: Evaluation, checked: Checked) -> dict[str, Any]:
         "detections_without_length": checked.without_length,
         "unknown_videos": dict(checked.unknown_videos),
         "unknown_labels": dict(checked.unknown_labels),
+        "classes_without_instances": dict(checked.absent_classes),
         "average": evaluation.average,
         "averages": averages(evaluation),
         "mean_ap": evaluation.mean_ap.tolist(),

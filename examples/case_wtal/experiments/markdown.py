@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from examples.case_wtal.experiments.results import RowResult, TableResult, TablesFile
 from examples.case_wtal.experiments.specs import MEASURES, Measure
+from examples.case_wtal.experiments.statistics import LEAST_SEEDS
 
 SHOWN = (0.1, 0.3, 0.5, 0.7, 0.75, 0.95)
 """tIoU thresholds with a column of their own, where the protocol has them."""
@@ -42,6 +43,8 @@ def difference_title(table: TableResult) -> str:
 def table_notes(table: TableResult) -> list[str]:
     """The sentences under a table: what was claimed and came out, and which trainings collapsed."""
     notes = [claim.sentence for claim in table.claims]
+    if len(table.seeds) < LEAST_SEEDS:
+        notes.append(f"Too few seeds to judge collapse: {len(table.seeds)}, at least {LEAST_SEEDS} needed.")
     for row in table.rows:
         if row.collapsed:
             seeds = ", ".join(map(str, row.collapsed))

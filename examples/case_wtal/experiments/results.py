@@ -31,7 +31,7 @@ class RowResult:
         mean: Measure -> mean over the seeds.
         sd: Measure -> standard deviation over the seeds; missing for one seed.
         difference: To the reference in the table's measure, paired by seed; None in the reference itself.
-        collapsed: Seeds with less than half of the median mAP.
+        collapsed: Seeds with less than half of the median mAP, if there are three or more.
         published: Data set -> average mAP in the paper.
     """
 

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+LEAST_SEEDS = 3
+"""Seeds that it takes to call one of them collapsed: the median of two is their mean."""
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -44,6 +47,8 @@ def deviation(values: Sequence[float]) -> float | None:
 
 
 def collapsed(averages: Sequence[float], seeds: Sequence[int]) -> tuple[int, ...]:
-    """Seeds with less than half of the median of all seeds."""
+    """Seeds with less than half of the median of all seeds; none of fewer than three, whose median says nothing."""
+    if len(averages) < LEAST_SEEDS:
+        return ()
     least = np.median(averages) / 2
     return tuple(seed for seed, value in zip(seeds, averages, strict=True) if value < least)

@@ -1,7 +1,7 @@
 """From a run folder to the report: run the network over the test split, draw, and write the file."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 from examples.case_wtal.config import CaseConfig
 from examples.case_wtal.config_json import to_plain
 from examples.case_wtal.data import LocalizationData
-from examples.case_wtal.evaluation import Detections, Evaluation, foreground_auc
+from examples.case_wtal.evaluation import Detections, Evaluation
 from examples.case_wtal.evaluation.figures import draw_precision_recall
 from examples.case_wtal.html_report.page import Picture, render
 from examples.case_wtal.html_report.payload import TIOU, best_threshold, build_payload, f1_of, match, to_script
@@ -21,7 +21,7 @@ from examples.case_wtal.plots.clusters import Thumbnail, draw_clusters
 from examples.case_wtal.plots.embedding import Method, cluster_foreground_of, draw_embedding, prototypes
 from examples.case_wtal.plots.recording import draw_recording
 from examples.case_wtal.plots.training import draw_training, read_metrics
-from examples.case_wtal.run import evaluate_detections, load_run, protocol_of, selection_note
+from examples.case_wtal.run import evaluate_detections, foreground_aucs, load_run, protocol_of, selection_note
 from examples.case_wtal.run_folder import existing
 
 LARGEST = 250
@@ -213,17 +213,6 @@ def _headline(run: Run) -> dict[str, str]:
     numbers = {"average mAP": f"{100 * evaluation.average:.1f} %"}
     if 0.5 in tious:
         numbers["mAP at tIoU 0.5"] = f"{100 * float(evaluation.mean_ap[tious.index(0.5)]):.1f} %"
-    maps = {"attention": [s.attention for s in run.scores]}
-    if run.clusters:
-        maps["clusters"] = [s.cluster_foreground for s in run.scores]
-        maps["both fused"] = [s.fused_foreground for s in run.scores]
-    for name, values in maps.items():
-        numbers[f"foreground AUC, {name}"] = _auc(values, run.scores)
+    for name, value in foreground_aucs(run.scores, run.config).items():
+        numbers[f"foreground AUC, {name}"] = f"{value:.3f}"
     return numbers
-
-
-def _auc(values: Sequence[np.ndarray], scores: Sequence[RecordingScores]) -> str:
-    try:
-        return f"{foreground_auc(values, [s.recording for s in scores]):.3f}"
-    except ValueError:  # a split without any background, or without any foreground
-        return "undefined"
