@@ -138,9 +138,13 @@ def report(results: Path, ground_truth: Path, rounds: int) -> list[str]:
         "both take turns.",
         "",
         f"{processor()}, {len(os.sched_getaffinity(0))} cores, one used; {platform.system()}, Python "
-        f"{platform.python_version()}, numpy {np.__version__}. Load average {load:.1f} at the start: other programs "
-        "ran on the same cores, so the clock (wall) says too much, and ratios to the published programs, which are "
-        "taken from it, too little.",
+        f"{platform.python_version()}, numpy {np.__version__}. Load average {load:.1f} at the start"
+        + (
+            ": other programs ran on the same cores, so the clock (wall) says too much, and ratios to the published "
+            "programs, which are taken from it, too little."
+            if load >= 1
+            else ". Ratios to the published programs are taken from the clock (wall)."
+        ),
         "",
         "| evaluation | processor seconds | of all rounds | wall seconds | plain Python takes, times | "
         + " | ".join(f"{name} ({seconds:.0f} s), times" for name, seconds in PUBLISHED.items())
