@@ -69,6 +69,7 @@ class TrainConfig:
     snippets: int | None = 750  # snippets sampled from each recording; None takes all, padded to the longest of a batch
     checkpoint: Literal["last", "best_on_test"] = "last"  # the released program keeps the best on the test set
     device: Device = "auto"  # where to train; auto is CUDA if there is one
+    stages: int = 1  # trainings in a row, with class labels (ours): each later one takes them from the one before
     seed: int = 0
 
 

@@ -21,13 +21,26 @@ class CaseModule(L.LightningModule):
     The clusters' foreground probability Q^C[:, foreground] is the buffer `cluster_foreground`, so that a checkpoint is
     complete: the prior of the next step and the test both read it. Its shape is (K,); where streams do not share their
     labels, (S, K).
+
+    Args:
+        stream_widths: Stream -> D.
+        classes: G.
+        config: All settings.
+        teacher: A trained module whose maps the class labels are made of; None makes them of the module's own.
     """
 
     cluster_foreground: Tensor
 
-    def __init__(self, stream_widths: Mapping[str, int], classes: int, config: CaseConfig) -> None:
+    def __init__(
+        self,
+        stream_widths: Mapping[str, int],
+        classes: int,
+        config: CaseConfig,
+        teacher: "CaseModule | None" = None,
+    ) -> None:
         super().__init__()
         self.config = config
+        self._teacher = (teacher,)  # in a tuple, so that it is no part of this module: not trained, not saved
         self.network = CaseNetwork(stream_widths, classes, config)
         clusters, streams = config.model.clusters, len(self.network.heads)
         initial = 0.5 if config.label.initial_foreground == "half" else 1 / clusters
@@ -51,7 +64,9 @@ class CaseModule(L.LightningModule):
             total = total + loss.snippet_weight * parts["snippet"]
             if loss.components == "scc_ccc":
                 total = total + loss.cluster_weight * parts["cluster"]
-                if loss.class_weight > 0 and self.current_epoch >= loss.warm_start_epochs:
+                # Own maps mean something from the warm start's end on, those of a teacher always.
+                has_maps = self.current_epoch >= loss.warm_start_epochs or self._teacher[0] is not None
+                if loss.class_weight > 0 and has_maps:
                     parts["class"] = self._class_loss(output, batch)
                     total = total + loss.class_weight * parts["class"]
         self.log_dict(
@@ -117,11 +132,29 @@ class CaseModule(L.LightningModule):
         """Cross-entropy of each stream's class activation with snippet-level class labels (ours)."""
         pick, streams = picker(batch.mask), output.baseline.streams
         with torch.no_grad():
-            maps = [*(o.attention for o in streams), *self.cluster_probability(output)]
-            foreground = pick(torch.stack(maps).mean(dim=0))
+            activation, foreground = self._class_evidence(output, batch)
             video_labels = pick(batch.labels[:, None, :].expand(-1, batch.mask.shape[1], -1))
-            label = class_labels(pick(class_activation(streams)), foreground, video_labels, self.config.label)
+            label = class_labels(pick(activation), pick(foreground), video_labels, self.config.label)
         return losses.label_loss([pick(o.cas) for o in streams], label)
+
+    def _class_evidence(self, output: CaseOutput, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Class activation (B, T, G) and foreground (B, T) for the class labels.
+
+        Of the module itself as they are; of a teacher averaged in time as its test would.
+        """
+        (teacher,) = self._teacher
+        source = self
+        if teacher is not None:
+            source = teacher.to(self.device).eval()
+            output = teacher(batch.streams, batch.mask)
+        streams = output.baseline.streams
+        activation = class_activation(streams)
+        foreground = torch.stack([*(o.attention for o in streams), *source.cluster_probability(output)]).mean(dim=0)
+        if teacher is None:
+            return activation, foreground
+        width = teacher.config.inference.smoothing
+        smooth = temporal_mean(torch.cat((activation, foreground[..., None]), dim=-1), batch.mask, width)
+        return smooth[..., :-1], smooth[..., -1]
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam with a constant rate, as in the paper."""

@@ -5,6 +5,7 @@ import signal
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
@@ -29,6 +30,7 @@ from examples.case_wtal.inference import RecordingScores, detect, score_recordin
 from examples.case_wtal.module import CaseModule
 from examples.case_wtal.run_folder import (
     CHECKPOINT,
+    EARLIER,
     EVALUATION,
     PREDICTIONS,
     existing,
@@ -49,7 +51,8 @@ def train(
     """Train one model; with a folder also evaluate it and write everything down.
 
     Equal settings and data give equal weights, bit by bit, on one machine with one number of threads, whether or not
-    the run was interrupted and resumed.
+    the run was interrupted and resumed. With several stages the earlier ones are trained first; each is a run of its
+    own, in the subfolder `earlier`.
 
     Args:
         config: All settings.
@@ -58,7 +61,7 @@ def train(
         folder: Run folder; None writes nothing.
         progress: Show a progress line.
         resume: Go on from the last finished epoch in `folder`.
-        callbacks: More of them, to look on.
+        callbacks: More of them, to look on the last stage.
 
     Returns:
         The trained module, in evaluation mode.
@@ -72,15 +75,22 @@ def train(
     check_settings(config)
     folder = None if folder is None else Path(folder)
     checkpoint = open_folder(folder, config, data, resume=resume)
+    teacher, stage = None, ""
+    if _has_stages(config):
+        earlier = replace(config, train=replace(config.train, stages=config.train.stages - 1))
+        place = None if folder is None else folder / EARLIER
+        resumes = resume and place is not None and (place / "config.json").exists()
+        teacher = train(earlier, data, place, progress=progress, resume=resumes)
+        stage = f", stage {config.train.stages}"
     with _quiet_lightning():
         L.seed_everything(config.train.seed, workers=True, verbose=False)
-        module = CaseModule(data.stream_widths, len(data.classes), config)
+        module = CaseModule(data.stream_widths, len(data.classes), config, teacher)
         if checkpoint is not None:  # Lightning's own errors name neither the file nor what to do
             fill(module, read_checkpoint(checkpoint)["state_dict"], checkpoint)
         best = BestOnTest(lambda: test_average(module, data), config.train.epochs)
         watching = [*callbacks, *([best] if config.train.checkpoint == "best_on_test" else [])]
         if progress:
-            watching.append(ProgressLine(f"{config.recipe}, {config.loss.components}, seed {config.train.seed}"))
+            watching.append(ProgressLine(f"{config.recipe}, {config.loss.components}, seed {config.train.seed}{stage}"))
         trainer = _make_trainer(config, folder, watching)
         trainer.fit(module, _train_loader(config, data, trainer), ckpt_path=checkpoint, weights_only=True)
     if config.train.checkpoint == "best_on_test":
@@ -187,6 +197,7 @@ def check_settings(config: CaseConfig) -> None:
         "model.clusters": (config.model.clusters, 1),
         "loss.topk_ratio": (config.loss.topk_ratio, 1),
         "loss.warm_start_epochs": (config.loss.warm_start_epochs, 0),
+        "train.stages": (config.train.stages, 1),
         "train.seed": (config.train.seed, 0),
     }
     for field, (value, least) in rules.items():
@@ -206,6 +217,11 @@ def check_settings(config: CaseConfig) -> None:
                 f"`{field}` must be odd and at least 1, got {width}. An even number of snippets has no middle; "
                 "1 leaves it out."
             )
+
+
+def _has_stages(config: CaseConfig) -> bool:
+    """Whether there is an earlier stage: it would teach class labels, so one that learns none needs none."""
+    return config.train.stages > 1 and config.loss.components == "scc_ccc" and config.loss.class_weight > 0
 
 
 def _train_loader(config: CaseConfig, data: LocalizationData, trainer: L.Trainer) -> DataLoader:

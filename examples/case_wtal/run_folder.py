@@ -7,6 +7,7 @@ checkpoints/last.ckpt  weights, optimiser and progress after the last finished e
 predictions.json       detections on the test split, ActivityNet results form
 evaluation.json        AP of each class and threshold and foreground AUC, in the form of `evaluate --out`
 evaluation.txt         the same as a table
+earlier/               the run before, with all of this, where training has several stages
 
 All but the curves are written beside their place and then renamed, so a kill leaves no half of a file.
 """
@@ -27,6 +28,7 @@ from examples.case_wtal.evaluation.outcome import Origin
 from examples.case_wtal.files import write_text
 
 CHECKPOINT = Path("checkpoints") / "last.ckpt"
+EARLIER = "earlier"
 ENVIRONMENT = "environment.json"
 PREDICTIONS = "predictions.json"
 EVALUATION = "evaluation.json"

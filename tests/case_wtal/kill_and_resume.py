@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from examples.case_wtal.config import LabelConfig
+from examples.case_wtal.config import LabelConfig, LossConfig
 from examples.case_wtal.run import train
 from tests.case_wtal.tiny import tiny_config, tiny_data
 
@@ -24,7 +24,10 @@ EPOCHS = {"random": 5, "rename": 2}
 
 
 def settings(epochs):
-    return replace(tiny_config(epochs=epochs, snippets=12), label=LabelConfig(memory="ema"))
+    """Of a run, which has two stages where it is killed at random."""
+    config = tiny_config(epochs=epochs, snippets=12, stages=2 if epochs == EPOCHS["random"] else 1)
+    loss = replace(config.loss, class_weight=1.0 if config.train.stages > 1 else LossConfig.class_weight)
+    return replace(config, loss=loss, label=LabelConfig(memory="ema"))
 
 
 def attempt(folder, epochs):

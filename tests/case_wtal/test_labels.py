@@ -13,8 +13,9 @@ from examples.case_wtal.labels import (
     snippet_labels,
     snippet_log_prior,
 )
+from examples.case_wtal.module import CaseModule
 from tests.case_wtal.test_model import batch_of, make_module
-from tests.case_wtal.tiny import tiny_config, tiny_data
+from tests.case_wtal.tiny import WIDTHS, tiny_config, tiny_data
 
 CONVERGED = LabelConfig(tol=1e-6, max_iter=10_000)
 
@@ -192,6 +193,31 @@ def test_class_loss_begins_after_the_warm_start_and_with_cluster_classification_
     assert loss(1.0) > loss(0.0)
     assert loss(1.0, warm_start_epochs=1) == loss(0.0, warm_start_epochs=1)
     assert loss(1.0, components="scc") == loss(0.0, components="scc")
+
+
+def test_a_teacher_with_the_same_weights_teaches_the_same_class_labels_but_for_its_smoothing():
+    data, config = tiny_data(), tiny_config()
+    batch = batch_of(data.train, data.classes)
+    config = replace(config, loss=replace(config.loss, class_weight=1.0))
+    module = make_module(config)
+    own = module._class_loss(module(batch.streams, batch.mask), batch)
+
+    def taught(smoothing):
+        teacher = make_module(replace(config, inference=replace(config.inference, smoothing=smoothing)))
+        student = CaseModule(WIDTHS, 3, config, teacher)
+        student.load_state_dict(module.state_dict())  # the teacher is no part of it
+        return student._class_loss(student(batch.streams, batch.mask), batch)
+
+    assert torch.equal(taught(1), own)
+    assert not torch.allclose(taught(3), own)
+
+
+def test_with_a_teacher_class_labels_do_not_wait_for_the_warm_start():
+    data, config = tiny_data(), tiny_config()
+    batch = batch_of(data.train, data.classes)
+    config = replace(config, loss=replace(config.loss, class_weight=1.0, warm_start_epochs=1))
+    alone, taught = make_module(config), make_module(config, teacher=make_module(config, seed=1))
+    assert taught.training_step(batch) > alone.training_step(batch)
 
 
 def test_prototypes_are_weighted_means():

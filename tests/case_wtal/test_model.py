@@ -15,9 +15,9 @@ from examples.case_wtal.module import CaseModule, temporal_mean
 from tests.case_wtal.tiny import WIDTHS, replace, tiny_config, tiny_data
 
 
-def make_module(config=None, widths=WIDTHS, seed=0):
+def make_module(config=None, widths=WIDTHS, seed=0, teacher=None):
     torch.manual_seed(seed)
-    module = CaseModule(widths, 3, config or tiny_config())
+    module = CaseModule(widths, 3, config or tiny_config(), teacher)
     module.log_dict = lambda *_, **__: None  # there is no trainer to log to
     return module
 

@@ -41,12 +41,12 @@ def assert_same_state(a, b):
 
 
 def interrupt(monkeypatch, epoch, step, error=None):
-    """Let training fail in the given step of the given epoch."""
+    """Let training fail in the given step of the given epoch, or of all if that is None."""
     whole = CaseModule.training_step
     seen = []
 
     def training_step(self, batch):
-        if self.current_epoch == epoch:
+        if epoch is None or self.current_epoch == epoch:
             seen.append(1)
             if len(seen) > step:
                 raise error or RuntimeError("the power is gone")
@@ -184,6 +184,45 @@ def test_resumed_run_is_bit_identical(data, tmp_path, epoch, step, snippets):
         assert (tmp_path / "cut" / name).read_text() == (tmp_path / "whole" / name).read_text()
 
 
+def staged(stages, **loss):
+    config = tiny_config(stages=stages)
+    return replace(config, loss=replace(config.loss, **{"class_weight": 1.0, "warm_start_epochs": 1} | loss))
+
+
+def class_weights(module):
+    return module.network.baseline.streams["left"].classifier.weight
+
+
+def test_a_second_stage_learns_from_the_first(data, tmp_path):
+    alone = train(staged(1), data, progress=False)
+    last = train(staged(2), data, tmp_path / "run", progress=False)
+    earlier, config = load_run(tmp_path / "run" / "earlier")
+    assert config == staged(1)
+    assert_same_state(earlier, alone)
+    assert not torch.equal(class_weights(last), class_weights(alone))
+    assert_same_state(load_run(tmp_path / "run")[0], last)
+    third = train(staged(3), data, tmp_path / "three", progress=False)
+    assert_same_state(load_run(tmp_path / "three" / "earlier")[0], last)
+    assert not torch.equal(class_weights(third), class_weights(last))
+
+
+@pytest.mark.parametrize("loss", [{"class_weight": 0.0}, {"components": "baseline"}])
+def test_without_class_labels_there_is_one_stage(data, tmp_path, loss):
+    assert_same_state(train(staged(2, **loss), data, tmp_path, progress=False), train(staged(1, **loss), data))
+    assert not (tmp_path / "earlier").exists()
+
+
+@pytest.mark.parametrize("step", [1, 5])  # of two each epoch, so in either stage
+def test_a_staged_run_resumes_in_either_stage(data, tmp_path, step):
+    whole = train(staged(2), data, progress=False)
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt(patch, None, step)
+        with pytest.raises(RuntimeError, match="the power is gone"):
+            train(staged(2), data, tmp_path, progress=False)
+    assert not (tmp_path / "predictions.json").exists()
+    assert_same_state(train(staged(2), data, tmp_path, progress=False, resume=True), whole)
+
+
 def test_a_run_that_was_moved_resumes(data, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         interrupt(patch, 1, 0)
@@ -290,6 +329,7 @@ def test_loading_needs_a_checkpoint(data, tmp_path):
     [
         (tiny_config(epochs=0), "`train.epochs` must be at least 1, got 0"),
         (tiny_config(batch_size=0), "`train.batch_size` must be at least 1, got 0"),
+        (tiny_config(stages=0), "`train.stages` must be at least 1, got 0"),
         (tiny_config(seed=-1), "`train.seed` must be at least 0, got -1"),
         (replace(tiny_config(), label=LabelConfig(smoothing=4)), "`label.smoothing` must be odd and at least 1, got 4"),
         (
