@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from otlabel.kernel import CPU_BLOCK_ENTRIES, CUDA_BLOCK_ENTRIES, DenseKernel, label_dtype
+from otlabel.kernel import CPU_BLOCK_ENTRIES, CUDA_BLOCK_ENTRIES, DenseKernel, label_dtype, within
+from otlabel.products import GROUP_ROWS, Products, divisor, row_sums
 
 # Entries of one tile: half a mebibyte of float32, read twice from a core's own cache. Tiles of long rows have at least
 # TILE_ROWS, else their column sums would outweigh them.
@@ -25,15 +26,8 @@ FLOOR = {torch.float32: -70.0, torch.float64: -600.0}
 REACH = {torch.float32: 35.0, torch.float64: 300.0}
 # Range of exponents up to which one shift serves all rows: no dual that Sinkhorn's iteration visits can overflow then.
 DIRECT_RANGE = 50.0
-# Matrix-vector products add one by one, which loses 2e-6 on 7,500 float32 rows. So columns are summed in groups of
-# GROUP_ROWS before float64 takes over, rows longer than ACCURATE_ROW are normalised by a sum of their own in the end,
-# and rows longer than LONG_ROW are summed like that in every pass.
-GROUP_ROWS = 64
+# Longer rows are normalised by a sum of their own in the end.
 ACCURATE_ROW = 128
-LONG_ROW = 8192
-# Tiles of rows longer than this are read once before they are multiplied: 1.6 to 2.7 times faster (k = 3,000 and 100)
-# than the product alone on memory that is not in cache; slower for k = 16.
-FETCHED_ROW = 32
 
 
 @dataclass(frozen=True)
@@ -71,19 +65,20 @@ class AbsorbedKernel:
         self.kernel = kernel
         self.dtype = torch.float64 if precise or scores.numel() <= FLOAT64_ENTRIES else label_dtype(scores.dtype)
         self.block = torch.empty(scores.shape, dtype=self.dtype, device=scores.device)
-        self.weight = kernel.weight.to(self.dtype)
+        self.weight = kernel.weight.to(self.dtype).contiguous()  # viewed in other shapes
         self.log_v: Tensor | None = None
         self.shift: Tensor | float = 0.0
-        self._prepare()
+        self._prepare(torch.empty_like(self.weight))
 
-    def _prepare(self) -> None:
+    def _prepare(self, row_sum: Tensor) -> None:
         """Choose how to multiply: at once where the kernel fits a tile or the device cuts for itself, else by tiles."""
-        self.row_sum = torch.empty_like(self.weight)
+        self.row_sum = row_sum
         self._products = None
+        self._exponent: Tensor | None = None  # spares a small problem that is absorbed often new memory
         batch, n, k = self.block.shape
         small_batch = batch > 1 and n * k <= TILE_ENTRIES and self.block.numel() <= UNCUT_ENTRIES
         if small_batch or self.block.numel() <= TILE_ENTRIES or self.block.device.type != "cpu":
-            self._products = products(self.block)
+            self._products = Products(self.block, self.weight, self.row_sum)
         else:
             self._cut()
 
@@ -93,7 +88,7 @@ class AbsorbedKernel:
         size = GROUP_ROWS if self.dtype == torch.float32 else n
         self._tiles: list[_Tile] = []
         if 2 * n * k <= TILE_ENTRIES:
-            size = _divisor(n) if size < n else n
+            size = divisor(n) if size < n else n
             step, parts = max(1, TILE_ENTRIES // (n * k)), n // size
             self._partial = self.block.new_empty(batch * parts, 1, k)
             for start in range(0, batch, step):
@@ -146,7 +141,7 @@ class AbsorbedKernel:
         scale = self.kernel.scale
         assert scale is not None  # noqa: S101 - for the type checker
         for problems, rows in self._blocks():
-            scores, block = self.kernel.scores[problems, rows], self.block[problems, rows]
+            scores, block = within(self.kernel.scores, problems, rows), within(self.block, problems, rows)
             if scores.dtype != block.dtype:
                 scores = block.copy_(scores)
             if top == 0.0:
@@ -158,19 +153,28 @@ class AbsorbedKernel:
     def absorb(self, log_v: Float[Tensor, "b k"], cooling: float = 1.0) -> None:
         """E at `log_v`; `cooling` divides L, as if epsilon and the inverse prior weight were larger by that factor."""
         kernel, floor = self.kernel, FLOOR[self.dtype]
-        shift = torch.empty_like(self.weight, dtype=torch.float64)
+        shift: Tensor | None = None
+        if self._exponent is None and self.block.numel() <= TILE_ENTRIES:
+            is_double = self.dtype == torch.float64
+            self._exponent = self.block if is_double else torch.empty_like(self.block, dtype=torch.float64)
         for problems, rows in self._blocks():
-            exponent = kernel.log_block(rows, log_v, problems, cooling)
+            out = None if self._exponent is None else within(self._exponent, problems, rows)
+            exponent = kernel.log_block(rows, log_v, problems, cooling, out=out)
             row_max = exponent.amax(dim=-1, keepdim=True)
             if kernel.has_holes:
                 row_max.masked_fill_(row_max == -torch.inf, 0.0)
-            shift[problems, rows] = row_max.squeeze(-1)
-            block = torch.sub(exponent, row_max, out=self.block[problems, rows])
+            if row_max.numel() == self.weight.numel():
+                shift = row_max.squeeze(-1)
+            else:
+                shift = torch.empty_like(self.weight, dtype=torch.float64) if shift is None else shift
+                shift[problems, rows] = row_max.squeeze(-1)
+            block = torch.sub(exponent, row_max, out=within(self.block, problems, rows))
             if kernel.has_holes:
                 forbidden = block == -torch.inf
                 block.clamp_(min=floor).exp_().masked_fill_(forbidden, 0.0)
             else:
                 block.clamp_(min=floor).exp_()
+        assert shift is not None  # noqa: S101 - for the type checker
         self.log_v, self.shift = log_v, shift
 
     # ------------------------------------------------------------------ passes
@@ -179,51 +183,54 @@ class AbsorbedKernel:
         """`E' weight` in float64: the columns before any row is scaled."""
         weight = weight.to(self.dtype)
         if self._products is not None:
-            return self._products[1](weight).to(torch.float64)
+            return self._products.columns(weight)
         return self._accumulate(lambda tile: weight[tile.problems, tile.rows].view(tile.weight.shape))
 
     def sums(self, factor: Float[Tensor, "b k"]) -> Float[Tensor, "b k"]:
         """One pass: leaves `row_sum` = r, and returns c."""
-        factor = factor.to(self.dtype)
         if self._products is not None:
-            rows, columns = self._products
-            self.row_sum = self._positive(rows(factor))
-            return columns(self.weight / self.row_sum).to(torch.float64)
-
+            self._products.set_rows(factor)
+            self._positive(self.row_sum)
+            return self._products.scaled_columns()
+        factor = factor.to(self.dtype)
         return self._accumulate(lambda tile: tile.weight / self._tile_row_sums(tile, factor))
 
     def finish_rows(self, factor: Float[Tensor, "b k"]) -> None:
         """Leave `row_sum` at `factor`, as `sums` does, and nothing else."""
-        factor = factor.to(self.dtype)
         if self._products is not None:
-            self.row_sum = self._positive(self._products[0](factor))
+            self._products.set_rows(factor)
+            self._positive(self.row_sum)
             return
+        factor = factor.to(self.dtype)
         for tile in self._tiles:
             self._tile_row_sums(tile, factor)
 
     def _tile_row_sums(self, tile: _Tile, factor: Tensor) -> Tensor:
-        _row_sums(tile.block, factor[tile.problems], out=tile.row_sum)
+        row_sums(tile.block, factor[tile.problems], out=tile.row_sum)
         return self._positive(tile.row_sum)
 
     def product(self, factor: Float[Tensor, "b k"], vector: Float[Tensor, "b k"]) -> Float[Tensor, "b k"]:
         """`P' diag(a) P vector` for the labels P at `factor`, whose pass must have been the last."""
         scaled = (factor * vector).to(self.dtype)
         if self._products is not None:
-            rows, columns = self._products
-            return factor * columns(rows(scaled).mul_(self.weight).div_(self.row_sum).div_(self.row_sum))
+            means = self._products.rows(scaled).mul_(self.weight).div_(self.row_sum).div_(self.row_sum)
+            return factor * self._products.columns(means)
 
         def row_scale(tile: _Tile) -> Tensor:
-            means = _row_sums(tile.block, scaled[tile.problems])
+            means = row_sums(tile.block, scaled[tile.problems])
             return means.mul_(tile.weight).div_(tile.row_sum).div_(tile.row_sum)
 
         return factor * self._accumulate(row_scale)
 
     def gram(self, stride: int = 1) -> Float[Tensor, "b k k"]:
         """`E' diag(a / r^2) E` in float64 after a pass, from every so many rows."""
+        # A buffer that is kept saves a small problem calls, but would cost a large one memory.
+        if self._products is not None and stride == 1 and self.block.numel() <= TILE_ENTRIES:
+            return self._products.gram()
         scale = self.weight.sqrt().div_(self.row_sum)
         if self._products is not None or stride > 1:
             block = self.block[:, ::stride] * scale[:, ::stride, None]
-            return torch.bmm(block.transpose(1, 2), block).to(torch.float64)
+            return torch.bmm(block.mT, block).to(torch.float64)
         batch, _, k = self.block.shape
         total = self.block.new_zeros(batch, k, k, dtype=torch.float64)
         for tile in self._tiles:
@@ -251,27 +258,25 @@ class AbsorbedKernel:
         dtype = label_dtype(self.kernel.scores.dtype)
         factor = factor.to(self.dtype)
         labels = self.block if dtype == self.dtype else torch.empty_like(self.block, dtype=dtype)
+        factor, row_sum = factor.unsqueeze(1), self.row_sum.unsqueeze(-1)
         normalises = self.dtype == torch.float32 and self.block.shape[-1] > ACCURATE_ROW
         for problems, rows in self._blocks():
-            block = self.block[problems, rows].mul_(factor[problems, None])
+            block = within(self.block, problems, rows).mul_(within(factor, problems))
             if normalises:
-                torch.sum(block, dim=-1, out=self.row_sum[problems, rows])
-                self._positive(self.row_sum[problems, rows])
-            block.div_(self.row_sum[problems, rows, None])
-            if labels is not self.block:
-                labels[problems, rows] = block
+                torch.sum(block, dim=-1, out=within(self.row_sum, problems, rows))
+                self._positive(within(self.row_sum, problems, rows))
+            torch.div(block, within(row_sum, problems, rows), out=within(labels, problems, rows))
         return labels
 
     def take(self, index: Tensor) -> "AbsorbedKernel":
         """The problems at `index`, copied; they need a pass before anything else."""
-        part = copy.copy(self)
-        part.kernel = self.kernel.take(index)
-        part.block, part.weight = self.block[index], self.weight[index]
-        part.log_v = None if self.log_v is None else self.log_v[index]
-        part.shift = self.shift[index] if isinstance(self.shift, Tensor) else self.shift
-        part._prepare()
-        part.row_sum.copy_(self.row_sum[index])
-        return part
+        taken = copy.copy(self)
+        taken.kernel = self.kernel.take(index)
+        taken.block, taken.weight = self.block[index], self.weight[index]
+        taken.log_v = None if self.log_v is None else self.log_v[index]
+        taken.shift = self.shift[index] if isinstance(self.shift, Tensor) else self.shift
+        taken._prepare(self.row_sum[index])
+        return taken
 
     def put(self, index: Tensor, part: "AbsorbedKernel") -> None:
         """Take back what `take` gave, as it is now."""
@@ -286,54 +291,3 @@ class AbsorbedKernel:
             log_v, shift = self.log_v.clone(), self.shift
         log_v[index], shift[index] = part.log_v, part.shift
         self.log_v, self.shift = log_v, shift
-
-
-def products(block: Tensor) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
-    """`factor -> block @ factor` and `scale -> block' @ scale` of a block (n, k), or for each of a batch (b, n, k)."""
-    sums_at_once = block.dtype == torch.float64 or block.device.type != "cpu"
-    if block.ndim == 3:
-        batch, n, k = block.shape
-        if batch == 1:
-            single, wide = block[0], block[0].t()
-            if n <= 4 * GROUP_ROWS or sums_at_once:
-                return lambda factor: torch.mm(factor, wide), lambda scale: torch.mm(scale, single)
-            columns = products(single)[1]
-            return lambda factor: torch.mm(factor, wide), lambda scale: columns(scale[0])[None]
-        size = n if sums_at_once else _divisor(n)
-        parts = block.view(-1, size, k)
-        return (
-            lambda factor: _row_sums(block, factor),
-            lambda scale: torch.bmm(scale.view(-1, 1, size), parts).view(batch, -1, k).sum(dim=1),
-        )
-    n, k = block.shape
-    transposed = block.t()
-    if n <= 4 * GROUP_ROWS or sums_at_once:
-        return lambda factor: torch.mv(block, factor), lambda scale: torch.mv(transposed, scale)
-    whole = n // GROUP_ROWS * GROUP_ROWS
-    parts, rest = block[:whole].view(-1, GROUP_ROWS, k), block[whole:].t()
-
-    def grouped(scale: Tensor) -> Tensor:
-        total = torch.bmm(scale[:whole].view(-1, 1, GROUP_ROWS), parts).sum(dim=(0, 1))
-        return total if whole == n else total.add_(torch.mv(rest, scale[whole:]))
-
-    return lambda factor: torch.mv(block, factor), grouped
-
-
-def _divisor(n: int) -> int:
-    """Largest number of rows that divides n and is at most GROUP_ROWS."""
-    return next(size for size in range(min(GROUP_ROWS, n), 0, -1) if n % size == 0)
-
-
-def _row_sums(block: Tensor, factor: Tensor, out: Tensor | None = None) -> Tensor:
-    """`block @ factor` for one problem (r, k) @ (1, k), or a few (g, r, k) @ (g, k)."""
-    if block.ndim == 2:
-        k = block.shape[1]
-        if block.device.type == "cpu":
-            if k > LONG_ROW and block.dtype == torch.float32:
-                return torch.sum(block * factor, dim=-1, out=out)
-            if k > FETCHED_ROW:
-                block.sum()  # fetches the tile at full bandwidth, which the product alone does not reach
-        return torch.mv(block, factor[0], out=out)
-    # (1, k) @ (k, r) is several times faster on the CPU than (r, k) @ (k, 1).
-    wide = None if out is None else out[:, None]
-    return torch.bmm(factor[:, None], block.transpose(1, 2), out=wide).squeeze(1)

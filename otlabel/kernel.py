@@ -199,17 +199,24 @@ class DenseKernel:
         log_v: Float[Tensor, "b k"],
         problems: slice = slice(None),
         cooling: float = 1.0,
+        *,
+        out: Float[Tensor, "g r k"] | None = None,
     ) -> Float[Tensor, "g r k"]:
-        """`L / cooling + log_v` of some rows of some problems, float64, the caller's to change in place."""
-        scores, log_v = self.scores[problems, rows], log_v[problems, None]
+        """`L / cooling + log_v` of some rows of some problems, float64, the caller's to change in place.
+
+        `out` may take it.
+        """
+        scores, log_v = within(self.scores, problems, rows), within(log_v.unsqueeze(1), problems)
         if self.scale is not None:
-            block = torch.add(log_v, scores, alpha=self.scale / cooling)  # converts to float64 in the same read
+            block = torch.add(
+                log_v, scores, alpha=self.scale / cooling, out=out
+            )  # converts to float64 in the same read
         else:
             block = (scores / (self.epsilon * cooling)[problems, None, None]).add_(log_v)
         if self.log_prior is not None:
-            block.add_(self.log_prior[problems, rows], alpha=self.prior_weight / cooling)
+            block.add_(within(self.log_prior, problems, rows), alpha=self.prior_weight / cooling)
         if self.mask is not None:
-            block.masked_fill_(~self.mask[problems, rows], -torch.inf)
+            block.masked_fill_(~within(self.mask, problems, rows), -torch.inf)
         return block
 
     def _exp_block(
@@ -235,3 +242,11 @@ def _row_scaling(
 def label_dtype(dtype: torch.dtype) -> torch.dtype:
     """Labels of half-precision scores are float32: rows of bfloat16 labels could not sum to one."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def within(value: Tensor, problems: slice, rows: slice = slice(None)) -> Tensor:
+    """`value[problems, rows]`, without the call where that is all."""
+    batch, n = value.shape[:2]
+    if not problems.start and (problems.stop is None or problems.stop >= batch):
+        return value if not rows.start and (rows.stop is None or rows.stop >= n) else value[:, rows]
+    return value[problems, rows]

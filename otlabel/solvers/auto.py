@@ -31,7 +31,7 @@ NEWTON_STEPS = 4
 ANNEALED_STEPS = 8
 # Calls of the tensor library in a pass, and what a step of the others makes besides.
 PASS_CALLS = 4
-NEWTON_CALLS = 50
+NEWTON_CALLS = 25
 ANDERSON_CALLS = 30
 # Sinkhorn steps that an accelerated one replaces, after the first few.
 ANDERSON_GAIN = 2.5

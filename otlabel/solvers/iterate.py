@@ -1,6 +1,7 @@
 """Where a solve stands: the state that all solvers move, with one stopping rule."""
 
 import math
+from operator import mul
 
 import torch
 from torch import Tensor
@@ -8,12 +9,15 @@ from torch import Tensor
 from otlabel.absorbed import DIRECT_RANGE, REACH, AbsorbedKernel
 from otlabel.problem import LabelProblem
 from otlabel.result import LastPass
+from otlabel.solvers.system import System
 
 # Below this tolerance the kernel is kept in float64: rounding of float32 limits the marginal error to about 1e-7.
 FLOAT32_TOL = 5e-7
-# Problems of a batch are copied apart from those that are done once these are a quarter of at least so many.
+# Problems of a batch are copied apart from those that are done once these are a quarter of at least so many, and have
+# so many entries: passes over fewer cost less than the calls to copy.
 COMPACT_FROM = 8
 COMPACT_SHARE = 4
+COMPACT_ENTRIES = 2**16
 # Size of exponents up to which none is shifted: times duals of a range of 50 the sums stay inside float32.
 LARGEST_UNSHIFTED = 25.0
 # Of Newton's system, relative to its diagonal, at first.
@@ -23,6 +27,10 @@ FIRST_DAMPING = 1e-3
 LONGEST_STEP = 12.0
 # No column of an absorbed kernel counts as emptier than this: its dual would leave the dtype.
 EMPTIEST = {torch.float32: 1e-30, torch.float64: 1e-300}
+# Logarithms of factors up to which no column can be that empty, if no entry is forbidden: they add to FLOOR.
+HARMLESS_MOVE = {torch.float32: -1.0, torch.float64: 70.0}
+# So few numbers are summed faster on the host than by calls.
+HOST_ENTRIES = 32
 
 
 def has_one_shift(problem: LabelProblem) -> bool:
@@ -40,12 +48,12 @@ class Iterate:
     Attributes:
         factor: exp(v - v0), float64.
         sums: Column sums before the factor.
-        mass: Column sums of the plan with exact rows, `factor * sums`.
         marginal: b.
         passes: Passes over the scores so far.
         errors: L1 error of each problem at the last look, on the host.
         damping: Of Newton's method, for each problem.
         longest_step: Most that Newton's method moves a dual at once.
+        system: Buffers of Newton's method.
     """
 
     def __init__(self, problem: LabelProblem, tol: float | None, init: Tensor | None = None) -> None:
@@ -56,14 +64,18 @@ class Iterate:
         self.cooling = 1.0
         self.errors: list[float] = []
         self.longest_step = LONGEST_STEP
+        self.system: System | None = None
         self._sums_labels = False
-        self._ended = [0] * problem.marginal.shape[0]  # passes after which each was done, 0 if it is not
+        self._most_moved = 0.0  # bound on the size of log factor
+        self._mass: Tensor | None = None
+        self._gradient: Tensor | None = None
+        self._ended = [0] * problem.kernel.scores.shape[0]  # passes after which each was done, 0 if it is not
+        empty = problem.empty
+        self._marginal = problem.marginal if empty is None else problem.marginal.masked_fill(empty, 1.0)
         self._admit_all()
 
     def _admit_all(self) -> None:
-        problem = self.problem
-        self.kernel, self.empty = self._whole, problem.empty
-        self.marginal = problem.marginal if self.empty is None else problem.marginal.masked_fill(self.empty, 1.0)
+        self.kernel, self.empty, self.marginal = self._whole, self.problem.empty, self._marginal
         self.damping = [FIRST_DAMPING] * self.marginal.shape[0]
         self._index = list(range(self.marginal.shape[0]))
         self._open: Tensor | None = None  # which of the present problems may move; None for all
@@ -85,6 +97,7 @@ class Iterate:
 
     def _at_rest(self) -> None:
         self.factor = torch.ones_like(self.marginal)
+        self._most_moved = 0.0
 
     @property
     def log_v(self) -> Tensor:
@@ -94,38 +107,58 @@ class Iterate:
             log_v = log_v + self.kernel.log_v
         return log_v if self.empty is None else log_v.masked_fill(self.empty, 0.0)
 
-    def move(self, factor: Tensor) -> None:
-        """One pass at `factor`; problems that are done stay where they are."""
-        if self.empty is not None:
-            factor = factor.masked_fill(self.empty, 1.0)
-        self.factor = factor if self._open is None else torch.where(self._open[:, None], factor, self.factor)
+    def move(self, factor: Tensor, most_moved: float = math.inf) -> None:
+        """One pass at `factor`, whose logarithm is at most `most_moved` in size; what is done stays where it is."""
+        if factor is not self.factor:
+            self._most_moved = most_moved
+            if self.empty is not None:
+                factor = factor.masked_fill(self.empty, 1.0)
+            self.factor = factor if self._open is None else torch.where(self._open, factor, self.factor)
         sums = self.kernel.sums(self.factor)
-        if not self.kernel.is_direct:
-            sums.clamp_(min=EMPTIEST[self.kernel.dtype])
+        kernel = self.kernel
+        if not kernel.is_direct and (kernel.kernel.has_holes or self._most_moved > HARMLESS_MOVE[kernel.dtype]):
+            sums.clamp_(min=EMPTIEST[kernel.dtype])
         if self.empty is not None:
             sums = sums.masked_fill(self.empty, 1.0)
         self.sums = sums
-        self.mass = self.factor * sums
+        self._weigh()
         self.passes += 1
 
-    def position(self) -> tuple[Tensor, Tensor]:
-        """Where the present point is: factor, and class duals."""
-        return self.factor, self.log_v
+    def _weigh(self) -> None:
+        self._mass = self._gradient = None
 
-    def advance(self, start: tuple[Tensor, Tensor], change: Tensor, *, absorbs: bool) -> None:
-        """One pass at `start` moved by `change`; far moves need the kernel absorbed there."""
-        factor, log_v = start
+    @property
+    def mass(self) -> Tensor:
+        """Column sums of the plan with exact rows, `factor * sums`."""
+        if self._mass is None:
+            self._mass = self.factor * self.sums
+        return self._mass
+
+    @property
+    def gradient(self) -> Tensor:
+        """Of the semi-dual, `marginal - mass`."""
+        if self._gradient is None:
+            self._gradient = torch.addcmul(self.marginal, self.factor, self.sums, value=-1)
+        return self._gradient
+
+    def position(self, *, absorbs: bool) -> tuple[Tensor, float]:
+        """Where `advance` is to start: factor and a bound on its logarithm, or class duals."""
+        return (self.log_v, 0.0) if absorbs else (self.factor, self._most_moved)
+
+    def advance(self, start: tuple[Tensor, float], change: Tensor, longest: float, *, absorbs: bool) -> None:
+        """One pass at `start` moved by `change`, at most by `longest`; far moves need the kernel absorbed there."""
+        point, moved = start
         if not absorbs:
-            self.move(factor * change.exp())
+            self.move(change.exp().mul_(point), moved + longest)
             return
         if self._open is not None:
-            change = torch.where(self._open[:, None], change, 0.0)
-        self.absorb(log_v + change, self.cooling)
+            change = torch.where(self._open, change, 0.0)
+        self.absorb(point + change, self.cooling)
         self.move(self.factor)
 
     def end_on_rows(self, factor: Tensor) -> None:
         """The last pass of a fixed number of iterations: the report takes the column sums from the labels."""
-        self.factor, self._sums_labels = factor, True
+        self.factor, self._most_moved, self._sums_labels = factor, math.inf, True
         self.kernel.finish_rows(factor)
         self.passes += 1
 
@@ -136,9 +169,9 @@ class Iterate:
 
         Only in the `final` stage this counts as the end of a problem.
         """
-        self.errors = (self.mass - self.marginal).abs().sum(dim=-1).tolist()
+        self.errors = norms(self.gradient)
         if min(self.errors) <= tol and self._leave_floor():  # what is done is not looked at again
-            self.errors = (self.mass - self.marginal).abs().sum(dim=-1).tolist()
+            self.errors = norms(self.gradient)
         done = [error <= tol for error in self.errors]
         if final:
             for index, met in zip(self._index, done, strict=True):
@@ -147,10 +180,11 @@ class Iterate:
         if all(done):
             return True
         if any(done):
-            if len(done) >= COMPACT_FROM and COMPACT_SHARE * sum(done) >= len(done):
+            count, entries = sum(done), sum(done) * self.kernel.block.shape[1:].numel()
+            if len(done) >= COMPACT_FROM and COMPACT_SHARE * count >= len(done) and entries >= COMPACT_ENTRIES:
                 self._leave(done)
             else:
-                self._open = torch.tensor([not met for met in done], device=self.marginal.device)
+                self._open = torch.tensor([[not met] for met in done], device=self.marginal.device)
         return False
 
     def _leave(self, done: list[bool]) -> None:
@@ -163,9 +197,8 @@ class Iterate:
         self._index, self.errors, self.damping = index, errors, damping
         self.kernel = self._whole.take(at)
         self._all = self.factor, self.sums
-        self.marginal, self.factor, self.sums, self.mass = (
-            value[at] for value in (self.marginal, self.factor, self.sums, self.mass)
-        )
+        self.marginal, self.factor, self.sums = (value[at] for value in (self.marginal, self.factor, self.sums))
+        self._weigh()
         self.empty = None if self.empty is None else self.empty[at]
 
     def _gather(self) -> None:
@@ -176,7 +209,8 @@ class Iterate:
             factor, sums = self._all
             factor[at], sums[at] = self.factor, self.sums
             self._admit_all()
-            self.factor, self.sums, self.mass = factor, sums, factor * sums
+            self.factor, self.sums, self._most_moved = factor, sums, math.inf
+            self._weigh()
         self._open = None
 
     def readmit(self) -> Tensor:
@@ -189,7 +223,8 @@ class Iterate:
 
     def stay_in_reach(self) -> bool:
         """Absorb anew if the duals moved so far that the dtype suffers, and say whether; looks at the device."""
-        is_beyond = self.spread() > REACH[self.kernel.dtype]
+        reach = REACH[self.kernel.dtype]
+        is_beyond = 2.0 * self._most_moved > reach and self.spread() > reach
         if is_beyond:
             self.recentre()
         return is_beyond
@@ -200,8 +235,9 @@ class Iterate:
 
     def spread(self) -> float:
         """Range by which the duals moved since the kernel was absorbed."""
-        low, high = torch.aminmax(self.factor)
-        return math.log(max(high.item(), 1e-300)) - math.log(max(low.item(), 1e-300))
+        low, high = (math.log(max(value.item(), 1e-300)) for value in torch.aminmax(self.factor))
+        self._most_moved = max(abs(low), abs(high))
+        return high - low
 
     def recentre(self, *, measures: bool = True) -> None:
         """Absorb at the present duals; the row sums are there after another pass only."""
@@ -211,7 +247,7 @@ class Iterate:
             self.move(self.factor)
             self.passes -= 1  # the same point again
         else:
-            self.sums = self.mass = mass
+            self.sums = mass
 
     # ------------------------------------------------------------------ the end
 
@@ -250,3 +286,19 @@ class Iterate:
             met=met,
         )
         return labels, measure
+
+
+def norms(value: Tensor) -> list[float]:
+    """L1 norms of the rows, on the host."""
+    if value.numel() <= HOST_ENTRIES:
+        return [sum(map(abs, row)) for row in value.tolist()]
+    lengths: list[float] = torch.linalg.vector_norm(value, 1, dim=-1).tolist()
+    return lengths
+
+
+def dots(left: Tensor, right: Tensor) -> list[float]:
+    """Inner products of the rows, on the host."""
+    if left.numel() <= HOST_ENTRIES:
+        return [sum(map(mul, *pair)) for pair in zip(left.tolist(), right.tolist(), strict=True)]
+    products: list[float] = torch.linalg.vecdot(left, right).tolist()
+    return products

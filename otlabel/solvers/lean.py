@@ -3,17 +3,16 @@
 import torch
 from torch import Tensor
 
-from otlabel.absorbed import ACCURATE_ROW, DIRECT_RANGE, TILE_ENTRIES, products
+from otlabel.absorbed import ACCURATE_ROW, DIRECT_RANGE, TILE_ENTRIES
 from otlabel.problem import LabelProblem
+from otlabel.products import products
 from otlabel.result import LastPass
-from otlabel.solvers.iterate import FLOAT32_TOL
+from otlabel.solvers.iterate import FLOAT32_TOL, norms
 
 # Largest exponent that float32 can exponentiate, and sum over all rows, as it is.
 LARGEST_UNSHIFTED = 40.0
 # Range of exponents that float64 holds without a shift for each row: products of two such numbers stay finite.
 FLOAT64_RANGE = 300.0
-# Steps after which the constant in the scalings is put right; it changes by n / k a step.
-DRIFT_STEPS = 2
 
 
 def is_lean(problem: LabelProblem) -> bool:
@@ -28,9 +27,8 @@ class LeanIterate:
 
     They start from unscaled rows, or with `scales_rows` by a pass at v = 0.
 
-    The scalings are those of a total mass of one up to a constant, which the labels do not see: with all samples and
-    classes alike they are reciprocals, and the constant is put right now and then. A single problem has no batch
-    dimension.
+    The scalings are those of a total mass of one, or of n where all samples are alike: then no weights are needed. A
+    single problem has no batch dimension.
     """
 
     def __init__(self, problem: LabelProblem, tol: float | None, *, scales_rows: bool = False) -> None:
@@ -53,36 +51,32 @@ class LeanIterate:
             top = 0.0
             block = torch.mul(scores, scale) if scores.dtype == dtype else scores.to(dtype).mul_(scale)
         self.block, self.shift = block.exp_(), top * scale
+        n, k = scores.shape[-2:]
         self.weight = None if weight is None else weight.to(dtype)
-        self.marginal = None if marginal is None else marginal.to(dtype)
+        # What the column sums have to be multiplied with for a total mass of one.
+        self.mass = 1.0 / n if weight is None else 1.0
+        if marginal is None:
+            self.target = block.new_full((k,), 1.0 / (self.mass * k))
+        else:
+            self.target = marginal.to(dtype) if self.mass == 1.0 else marginal.to(dtype) * n
         self._rows, self._columns = products(block)
         if scales_rows:
-            self._pass(torch.ones_like(block[..., 0, :]))
+            self._pass(block.new_ones((*block.shape[:-2], k)))
         else:
             self.column_sum = block.sum(dim=-2) if self.weight is None else self._columns(self.weight)
-        # What the column sums have to be multiplied with for a total mass of one.
-        n, k = scores.shape[-2:]
-        self.mass = 1.0 / n if self.weight is None else 1.0
-        self._drift = ((n if weight is None else 1.0) / (k if marginal is None else 1.0)) ** DRIFT_STEPS
 
     def run(self, steps: int) -> None:
         """Steps of which the last leaves out the column sums: the report takes them from the labels, if asked for."""
         for _ in range(steps - 1):
             self.step()
-        self.factor = self._column_step()
+        self.factor = self.target / self.column_sum
         self.row_sum = self._rows(self.factor)
         self.passes += 1
         self.sums_labels = True
 
     def step(self) -> None:
         """One column step and one row step."""
-        self._pass(self._column_step())
-
-    def _column_step(self) -> Tensor:
-        factor = self.column_sum.reciprocal() if self.marginal is None else self.marginal / self.column_sum
-        if self.passes % DRIFT_STEPS == DRIFT_STEPS - 1:
-            factor.mul_(self._drift)
-        return factor
+        self._pass(self.target / self.column_sum)
 
     def _pass(self, factor: Tensor) -> None:
         weight = self.weight
@@ -92,12 +86,8 @@ class LeanIterate:
 
     def error(self) -> float:
         """L1 error of a single problem."""
-        mass = self.factor * self.column_sum
-        if self.marginal is None:
-            mass.mul_(self.mass).sub_(1.0 / mass.shape[-1])
-        else:
-            mass.mul_(self.mass).sub_(self.marginal)
-        return mass.abs_().sum().item()
+        gradient = torch.addcmul(self.target, self.factor, self.column_sum, value=-1)
+        return self.mass * norms(gradient.unsqueeze(0))[0]
 
     def log_v(self) -> Tensor:
         """Class duals, with a batch dimension."""

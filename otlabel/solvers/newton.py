@@ -17,8 +17,9 @@ from torch import Tensor
 
 from otlabel.errors import require_count
 from otlabel.solvers.base import Solver
-from otlabel.solvers.iterate import FIRST_DAMPING, LONGEST_STEP, Iterate
+from otlabel.solvers.iterate import FIRST_DAMPING, LONGEST_STEP, Iterate, dots
 from otlabel.solvers.krylov import conjugate_gradient, sparse_direction
+from otlabel.solvers.system import System
 
 # The first annealing stage has exponents of this range, and each next one this much larger ones.
 FIRST_RANGE = 16.0
@@ -136,7 +137,7 @@ def climb(state: Iterate, tol: float, max_iter: int, *, dense_classes: int, fina
         if before <= NEAR and max(state.errors) > 0.25 * before and max(state.damping) < FIRST_DAMPING:
             sample *= 4  # so near the optimum a whole step should gain more: the sample is to blame
         before = max(state.errors)
-        gradient = state.marginal - state.mass
+        gradient = state.gradient
         if state.marginal.shape[1] <= dense_classes:
             direction = dense_direction(state, gradient, sample)
         else:
@@ -147,8 +148,8 @@ def climb(state: Iterate, tol: float, max_iter: int, *, dense_classes: int, fina
 
 
 def dense_direction(state: Iterate, gradient: Tensor, sample: int) -> Tensor:
-    """Newton's direction by elimination, in the scaled unknowns `factor * direction`, for which E needs no scaling."""
-    factor, sums, damping = state.factor, state.sums, state.damping
+    """Newton's direction by elimination."""
+    factor, sums = state.factor, state.sums
     batch, rows = state.kernel.weight.shape
     stride = rows // sample if batch == 1 and state.kernel.block.numel() > SAMPLED_FROM else 1
     gram = state.kernel.gram(max(1, stride))
@@ -156,15 +157,9 @@ def dense_direction(state: Iterate, gradient: Tensor, sample: int) -> Tensor:
         # A sample of the rows gives the correlations between classes; all rows gave the sums on the diagonal.
         level = (sums / torch.matmul(gram, factor[..., None]).squeeze(-1)).sqrt()
         gram = gram * level[:, :, None] * level[:, None, :]
-    # The Hessian does not see a constant added to all duals; sums sums' fixes that constant, such that the mean
-    # movement, weighted by the mass, is zero.
-    system = torch.baddbmm(gram, sums[:, :, None], sums[:, None, :], beta=-1.0)
-    ridge: float | Tensor = 1.0 + damping[0]
-    if min(damping) < max(damping):
-        ridge = 1.0 + torch.tensor(damping, dtype=sums.dtype, device=sums.device)[:, None]
-    system.diagonal(dim1=-2, dim2=-1).add_(sums / factor * ridge)
-    scaled: Tensor = torch.linalg.solve_ex(system, (gradient / factor)[..., None])[0]
-    return scaled.squeeze(-1) / factor
+    if state.system is None or state.system.batch != batch:
+        state.system = System(sums)
+    return state.system.solve(gram, sums, factor, gradient, state.damping)
 
 
 def iterative_direction(state: Iterate, gradient: Tensor) -> Tensor:
@@ -179,38 +174,39 @@ def iterative_direction(state: Iterate, gradient: Tensor) -> Tensor:
 def ascend(state: Iterate, gradient: Tensor, direction: Tensor, max_iter: int) -> None:
     """Move along the direction, each problem as far as the slope there allows."""
     limit = state.longest_step
-    clipped = direction.clamp(-limit, limit)
-    gains = (gradient * clipped).sum(dim=-1).tolist()
+    clipped = step = direction.clamp(-limit, limit)
+    gains = dots(gradient, step)
     if not all(gain > 0 for gain in gains):  # also where the system gave NaN
-        uphill = torch.tensor([gain > 0 for gain in gains], device=direction.device)[:, None]
-        sinkhorn = (state.marginal / state.mass).log().clamp_(-limit, limit)
-        clipped = torch.where(uphill, clipped, sinkhorn)
-        gains = (gradient * clipped).sum(dim=-1).tolist()
-    start, steps = state.position(), [1.0] * len(gains)
+        uphill = torch.tensor([[gain > 0] for gain in gains], device=step.device)
+        step = torch.where(uphill, step, (state.marginal / state.mass).log().clamp_(-limit, limit))
+        gains = dots(gradient, step)
     is_far = limit > LONGEST_STEP
-    state.advance(start, clipped, absorbs=is_far)
+    start, lengths = state.position(absorbs=is_far), [1.0] * len(gains)
+    state.advance(start, step, limit, absorbs=is_far)
     for _ in range(LINE_SEARCHES):
         # F is concave: a slope that has not turned clearly negative means that the step did not overshoot. Unlike a
         # comparison of values of F this can be judged in float32.
-        slopes = ((state.marginal - state.mass) * clipped).sum(dim=-1).tolist()
+        slopes = dots(state.gradient, step)
         held = [slope >= -0.5 * gain or gain <= 0 for slope, gain in zip(slopes, gains, strict=True)]
         if all(held) or state.passes >= max_iter:
             break
-        steps = [
-            step if fits else step * _shorter(gain, slope)
-            for step, fits, gain, slope in zip(steps, held, gains, slopes, strict=True)
+        lengths = [
+            value if fits else value * _shorter(gain, slope)
+            for value, fits, gain, slope in zip(lengths, held, gains, slopes, strict=True)
         ]
-        length = torch.tensor(steps, dtype=clipped.dtype, device=clipped.device)[:, None]
-        state.advance(start, length * clipped, absorbs=is_far)
+        length: float | Tensor = lengths[0]
+        if len(lengths) > 1:
+            length = torch.tensor([[value] for value in lengths], dtype=step.dtype, device=step.device)
+        state.advance(start, length * step, limit, absorbs=is_far)
     state.damping = [
-        max(0.1 * damping, 1e-7) if step == 1.0 else min(max(10.0 * damping, FIRST_DAMPING), 0.1)
-        for damping, step in zip(state.damping, steps, strict=True)
+        max(0.1 * damping, 1e-7) if value == 1.0 else min(max(10.0 * damping, FIRST_DAMPING), 0.1)
+        for damping, value in zip(state.damping, lengths, strict=True)
     ]
     # Where whole steps are cut at the limit and the way still leads uphill as before, the optimum is far away in a flat
     # direction: walk there ever faster. Where it leads downhill, slow down.
-    if min(steps) < 1.0 or any(slope < 0.0 for slope, gain in zip(slopes, gains, strict=True) if gain > 0):
+    if min(lengths) < 1.0 or any(slope < 0.0 for slope, gain in zip(slopes, gains, strict=True) if gain > 0):
         state.longest_step = max(LONGEST_STEP, 0.25 * limit)
-    elif not bool((direction.abs() <= limit).all()):
+    elif not torch.equal(direction, clipped):
         state.longest_step = 4.0 * limit
 
 

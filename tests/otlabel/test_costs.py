@@ -292,6 +292,20 @@ def test_sinkhorn_needs_many(monkeypatch):
     assert 1000 < reported < 3000
 
 
+# ---------------------------------------------------------------- calls
+
+
+@pytest.mark.parametrize(("shape", "most"), [((64, 10), 18), ((7500, 16), 26), ((10, 750, 16), 32)], ids=str)
+@pytest.mark.parametrize("epsilon", [0.05, 0.005])
+def test_small_problem_takes_few_calls_for_each_pass(epsilon, shape, most):
+    """On small problems the calls of the tensor library cost more than the arithmetic: Newton's step was 45 once."""
+    *batch, n, k = shape
+    scores = clustered(n, k, batch=batch[0] if batch else 0)
+    with Counts() as counts:
+        result = sinkhorn_label(scores, epsilon=epsilon, solver=Newton(tol=1e-6))
+    assert sum(counts.calls.values()) <= most * int(result.n_iter.max())
+
+
 # ---------------------------------------------------------------- modules
 
 

@@ -233,9 +233,16 @@ def test_problems_that_are_done_leave_the_batch(solver, monkeypatch):
     left = []
     take = AbsorbedKernel.take
     monkeypatch.setattr(AbsorbedKernel, "take", lambda self, index: left.append(len(index)) or take(self, index))
-    BATCHES["epsilons"].label(silent(solver, tol=1e-9, max_iter=20_000))
+    with patched(COMPACT_ENTRIES=0):
+        BATCHES["epsilons"].label(silent(solver, tol=1e-9, max_iter=20_000))
     assert left
     assert max(left) < 12
+
+
+def test_small_problems_that_are_done_do_not_leave_the_batch(monkeypatch):
+    """The calls to copy the others would cost more than the passes."""
+    monkeypatch.setattr(AbsorbedKernel, "take", lambda self, index: pytest.fail("a copy was made"))
+    BATCHES["epsilons"].label(silent("Newton", tol=1e-9, max_iter=20_000))
 
 
 @pytest.mark.parametrize("leaves", [False, True])
@@ -243,7 +250,7 @@ def test_problems_that_are_done_leave_the_batch(solver, monkeypatch):
 def test_problem_that_is_done_stays_where_it_is(batch, leaves):
     """Iterated on, its error would go on falling."""
     problem, settings = BATCHES[batch], Sinkhorn(max_iter=20_000, tol=1e-3, check_every=1)
-    with patched(COMPACT_FROM=1 if leaves else 10**9):
+    with patched(COMPACT_FROM=1 if leaves else 10**9, COMPACT_ENTRIES=0):
         together = problem.label(settings)
     for at in range(problem.scores.shape[0]):
         one = alone(problem, at).label(settings)
@@ -258,7 +265,7 @@ def test_answer_does_not_depend_on_when_problems_leave_the_batch(solver, batch):
     problem, exact = BATCHES[batch], silent(solver, tol=1e-9, max_iter=20_000)
     with patched(COMPACT_FROM=10**9):
         stay = problem.label(exact)
-    with patched(COMPACT_FROM=1, COMPACT_SHARE=10**9):
+    with patched(COMPACT_FROM=1, COMPACT_SHARE=10**9, COMPACT_ENTRIES=0):
         leave = problem.label(exact)
     assert stay.converged.all()
     assert leave.converged.all()
