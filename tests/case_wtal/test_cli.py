@@ -55,7 +55,9 @@ def test_help_of_train_names_every_recipe_data_set_and_baseline_and_the_run_fold
     text = words(capsys).replace("│ │ ", "")
     assert f"{', '.join([*get_args(Recipe)][:-1])} or {get_args(Recipe)[-1]}: where the settings start" in text
     assert f"{', '.join([*get_args(Dataset)][:-1])}, or {get_args(Dataset)[-1]} for your own" in text
-    assert f"{', '.join([*BASELINES][:-1])} or {[*BASELINES][-1]}: what CASE is added to" in text
+    # Another test's page may have entered a baseline of its own.
+    own = [name for name, kind in BASELINES.items() if kind.__module__.startswith("examples.")]
+    assert f"{', '.join(own[:-1])} or {own[-1]}: what CASE is added to" in text
     assert "None is runs/DATASET-RECIPE-COMPONENTS-seedSEED" in text
 
 
