@@ -208,9 +208,8 @@ class DenseKernel:
         """
         scores, log_v = within(self.scores, problems, rows), within(log_v.unsqueeze(1), problems)
         if self.scale is not None:
-            block = torch.add(
-                log_v, scores, alpha=self.scale / cooling, out=out
-            )  # converts to float64 in the same read
+            # Converts to float64 in the same read.
+            block = torch.add(log_v, scores, alpha=self.scale / cooling, out=out)
         else:
             block = (scores / (self.epsilon * cooling)[problems, None, None]).add_(log_v)
         if self.log_prior is not None:

@@ -104,7 +104,7 @@ def products(block: Tensor) -> tuple[Callable[[Tensor], Tensor], Callable[[Tenso
         parts = block.view(-1, size, k)
         return (
             lambda factor: torch.bmm(factor.unsqueeze(1), wide).squeeze(1),
-            lambda scale: _over_groups(torch.bmm(scale.view(-1, 1, size), parts), batch),
+            lambda scale: torch.bmm(scale.view(-1, 1, size), parts).view(batch, -1, k).sum(dim=1),
         )
     size, transposed = _group_size(block), block.t()
     if size == n:
@@ -113,16 +113,10 @@ def products(block: Tensor) -> tuple[Callable[[Tensor], Tensor], Callable[[Tenso
     parts, rest = block[:whole].view(-1, size, k), block[whole:].t()
 
     def grouped(scale: Tensor) -> Tensor:
-        if whole == n:
-            return torch.bmm(scale.view(-1, 1, size), parts).sum(dim=(0, 1))
-        total = torch.bmm(scale[:whole].view(-1, 1, size), parts).sum(dim=(0, 1))
-        return total.add_(torch.mv(rest, scale[whole:]))
+        total = torch.bmm((scale if whole == n else scale[:whole]).view(-1, 1, size), parts).sum(dim=(0, 1))
+        return total if whole == n else total.add_(torch.mv(rest, scale[whole:]))
 
     return lambda factor: torch.mv(block, factor), grouped
-
-
-def _over_groups(sums: Tensor, batch: int, dtype: torch.dtype | None = None) -> Tensor:
-    return sums.view(batch, -1, sums.shape[-1]).sum(dim=1, dtype=dtype)
 
 
 def _group_size(block: Tensor) -> int:

@@ -40,12 +40,18 @@ class CaseModule(L.LightningModule):
     ) -> None:
         super().__init__()
         self.config = config
-        self._teacher = (teacher,)  # in a tuple, so that it is no part of this module: not trained, not saved
+        # In a tuple it is no part of this module: not trained, not saved.
+        self._teacher = (None if teacher is None else teacher.eval(),)
         self.network = CaseNetwork(stream_widths, classes, config)
         clusters, streams = config.model.clusters, len(self.network.heads)
         initial = 0.5 if config.label.initial_foreground == "half" else 1 / clusters
         shape = (clusters,) if config.loss.co_labels == "all" else (streams, clusters)
         self.register_buffer("cluster_foreground", torch.full(shape, initial))
+
+    @property
+    def teacher(self) -> "CaseModule | None":
+        """Whose maps the class labels are made of, if not this module's."""
+        return self._teacher[0]
 
     def forward(self, streams: Mapping[str, Tensor], mask: Tensor) -> CaseOutput:
         """Features of each stream (B, T, D) and their mask (B, T)."""
@@ -65,7 +71,7 @@ class CaseModule(L.LightningModule):
             if loss.components == "scc_ccc":
                 total = total + loss.cluster_weight * parts["cluster"]
                 # Own maps mean something from the warm start's end on, those of a teacher always.
-                has_maps = self.current_epoch >= loss.warm_start_epochs or self._teacher[0] is not None
+                has_maps = self.current_epoch >= loss.warm_start_epochs or self.teacher is not None
                 if loss.class_weight > 0 and has_maps:
                     parts["class"] = self._class_loss(output, batch)
                     total = total + loss.class_weight * parts["class"]
@@ -142,19 +148,20 @@ class CaseModule(L.LightningModule):
 
         Of the module itself as they are; of a teacher averaged in time as its test would.
         """
-        (teacher,) = self._teacher
-        source = self
-        if teacher is not None:
-            source = teacher.to(self.device).eval()
-            output = teacher(batch.streams, batch.mask)
+        source, width = self, 1
+        if self.teacher is not None:
+            source, width = self.teacher, self.teacher.config.inference.smoothing
+            output = source(batch.streams, batch.mask)
         streams = output.baseline.streams
-        activation = class_activation(streams)
         foreground = torch.stack([*(o.attention for o in streams), *source.cluster_probability(output)]).mean(dim=0)
-        if teacher is None:
-            return activation, foreground
-        width = teacher.config.inference.smoothing
-        smooth = temporal_mean(torch.cat((activation, foreground[..., None]), dim=-1), batch.mask, width)
-        return smooth[..., :-1], smooth[..., -1]
+        maps = torch.cat((class_activation(streams), foreground[..., None]), dim=-1)
+        maps = temporal_mean(maps, batch.mask, width)
+        return maps[..., :-1], maps[..., -1]
+
+    def on_fit_start(self) -> None:
+        """Bring the teacher to the device of the training."""
+        if self.teacher is not None:
+            self.teacher.to(self.device)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam with a constant rate, as in the paper."""
