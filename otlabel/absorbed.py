@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from otlabel.kernel import CPU_BLOCK_ENTRIES, CUDA_BLOCK_ENTRIES, DenseKernel, label_dtype, within
+from otlabel.kernel import CPU_BLOCK_ENTRIES, CUDA_BLOCK_ENTRIES, LOWEST, DenseKernel, label_dtype, within
 from otlabel.products import GROUP_ROWS, Products, divisor, row_sums
 
 # Entries of one tile: half a mebibyte of float32, read twice from a core's own cache. Tiles of long rows have at least
@@ -133,22 +133,30 @@ class AbsorbedKernel:
         """Whether E was made with one shift for all rows, at v0 = 0."""
         return self.log_v is None
 
-    def absorb_direct(self, top: float) -> None:
-        """E at v0 = 0 with one shift for all rows, that of the score `top`.
+    def absorb_direct(self, top: float, prior_peak: float) -> None:
+        """E at v0 = 0 with one shift for all rows, that of the score `top` and of the prior's largest exponent.
 
-        For plain scores whose exponents span at most DIRECT_RANGE; 0 for exponents that need no shift, which saves it.
+        For exponents that span at most DIRECT_RANGE, none of them minus infinity; 0 for exponents that need no shift,
+        which saves it.
         """
-        scale = self.kernel.scale
+        scale, prior, mask = self.kernel.scale, self.kernel.log_prior, self.kernel.mask
         assert scale is not None  # noqa: S101 - for the type checker
         for problems, rows in self._blocks():
             scores, block = within(self.kernel.scores, problems, rows), within(self.block, problems, rows)
             if scores.dtype != block.dtype:
                 scores = block.copy_(scores)
             if top == 0.0:
-                torch.mul(scores, scale, out=block).exp_()
+                torch.mul(scores, scale, out=block)
             else:
-                torch.sub(scores, top, out=block).mul_(scale).exp_()
-        self.log_v, self.shift = None, top * scale
+                torch.sub(scores, top, out=block).mul_(scale)
+            if prior is not None:
+                block.add_(within(prior, problems, rows), alpha=self.kernel.prior_weight)
+                if prior_peak != 0.0:
+                    block.sub_(prior_peak)
+            block.exp_()
+            if mask is not None:
+                block.mul_(within(mask, problems, rows))
+        self.log_v, self.shift = None, top * scale + prior_peak
 
     def absorb(self, log_v: Float[Tensor, "b k"], cooling: float = 1.0) -> None:
         """E at `log_v`; `cooling` divides L, as if epsilon and the inverse prior weight were larger by that factor."""
@@ -159,21 +167,22 @@ class AbsorbedKernel:
             self._exponent = self.block if is_double else torch.empty_like(self.block, dtype=torch.float64)
         for problems, rows in self._blocks():
             out = None if self._exponent is None else within(self._exponent, problems, rows)
-            exponent = kernel.log_block(rows, log_v, problems, cooling, out=out)
+            exponent = kernel.log_block(rows, log_v, problems, cooling, out=out, lowest=LOWEST)
             row_max = exponent.amax(dim=-1, keepdim=True)
             if kernel.has_holes:
-                row_max.masked_fill_(row_max == -torch.inf, 0.0)
+                row_max.masked_fill_(row_max < 0.5 * LOWEST, 0.0)
             if row_max.numel() == self.weight.numel():
                 shift = row_max.squeeze(-1)
             else:
                 shift = torch.empty_like(self.weight, dtype=torch.float64) if shift is None else shift
                 shift[problems, rows] = row_max.squeeze(-1)
             block = torch.sub(exponent, row_max, out=within(self.block, problems, rows))
-            if kernel.has_holes:
-                forbidden = block == -torch.inf
-                block.clamp_(min=floor).exp_().masked_fill_(forbidden, 0.0)
-            else:
-                block.clamp_(min=floor).exp_()
+            allowed = block > -torch.inf if kernel.has_infinities else None
+            block.clamp_(min=floor).exp_()  # exponentials that underflow are slow
+            if allowed is not None:
+                block.mul_(allowed)
+            if kernel.mask is not None:
+                block.mul_(within(kernel.mask, problems, rows))
         assert shift is not None  # noqa: S101 - for the type checker
         self.log_v, self.shift = log_v, shift
 

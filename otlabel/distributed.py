@@ -284,7 +284,7 @@ def join(
     parts = kernel.weight.new_tensor([shard.weight for shard in shards])
     peak = peaks.amax(dim=0)
     total = (parts * (peaks / peak)).sum(dim=0)
-    values = {item.name: getattr(kernel, item.name) for item in fields(DenseKernel)}
+    values = {item.name: getattr(kernel, item.name) for item in fields(DenseKernel) if item.init}
     values["given_weight"] = kernel.weight / peak[:, None] / total[:, None]
     problem.kernel = ShardedKernel(**values, ranks=ranks)
     problem.spans = _merged([shard.spans for shard in shards])

@@ -5,8 +5,9 @@ and answers in float64 from the scores as they came, one block of rows at a time
 neither large scores nor a small epsilon cost accuracy. What solvers iterate on is made from it: `otlabel.absorbed`.
 """
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -21,6 +22,10 @@ CUDA_BLOCK_ENTRIES = 2**26
 Sums = Literal["checked", "logs", "plain"]
 # Column sums below this are worked out again as log-sums: the exponentials of single entries may have underflowed.
 SMALLEST_SUM = 1e-280
+# Added to exponents that a mask forbids, where minus infinity would cost slow calls; no other is below half of it.
+LOWEST = -1e305
+# Columns below which the maxima of several rows are taken at once: float32 is slow at single ones.
+FEW_COLUMNS = 32
 # Logarithm of the largest mass of a row: nothing bounds the mass of plans that are relaxed on both sides.
 LARGEST_LOG_MASS = 600.0
 
@@ -36,6 +41,8 @@ class DenseKernel:
         strength: Epsilon, a number where all problems share one, else float64.
         given_weight: Sample weights of total mass one, float64; None for all alike.
         has_holes: Whether an entry may be minus infinity.
+        has_infinities: Whether that may be by a score, the prior, or the dual of a class without mass.
+        scale: 1 / epsilon where all problems share one and float64 can hold it.
     """
 
     scores: Float[Tensor, "b n k"]
@@ -45,6 +52,12 @@ class DenseKernel:
     prior_weight: float = 1.0
     mask: Bool[Tensor, "b n k"] | None = None
     has_holes: bool = True
+    has_infinities: bool = True
+    scale: float | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        strength = self.strength
+        self.scale = 1.0 / strength if not isinstance(strength, Tensor) and strength > 1e-300 else None
 
     @property
     def epsilon(self) -> Float[Tensor, " b"]:
@@ -52,11 +65,6 @@ class DenseKernel:
         if isinstance(self.strength, Tensor):
             return self.strength
         return self.scores.new_full(self.scores.shape[:1], self.strength, dtype=torch.float64)
-
-    @property
-    def scale(self) -> float | None:
-        """1 / epsilon where all problems share one and float64 can hold it."""
-        return 1.0 / self.strength if not isinstance(self.strength, Tensor) and self.strength > 1e-300 else None
 
     @property
     def weight(self) -> Float[Tensor, "b n"]:
@@ -75,10 +83,24 @@ class DenseKernel:
         """Log of the column sums of `exp(L / cooling + log_u)`, safe whatever the range of the scores."""
         total = self.weight.new_full((self.scores.shape[0], self.scores.shape[2]), -torch.inf)
         origin = torch.zeros_like(total)
-        for rows in self._blocks():
+        for rows in self.row_blocks():
             block = self.log_block(rows, origin, cooling=cooling).add_(log_u[:, rows, None])
             total = torch.logaddexp(total, torch.logsumexp(block, dim=-2))
         return self.log_total(total)
+
+    def column_max(self) -> Float[Tensor, "b k"]:
+        """Largest entry of `L + log_weight` in each column, up to a constant; 0 where nothing is allowed."""
+        if self.scale is not None and self.log_prior is None and self.mask is None and self.given_weight is None:
+            largest = _column_max(self.scores).to(torch.float64).mul_(self.scale)
+        else:
+            origin = self.weight.new_zeros(self.scores.shape[0], self.scores.shape[2])
+            largest = torch.full_like(origin, -torch.inf)
+            for rows in self.row_blocks():
+                block = self.log_block(rows, origin, lowest=LOWEST)
+                if self.given_weight is not None:
+                    block.add_(self.given_weight[:, rows, None].log())
+                largest = torch.maximum(largest, block.amax(dim=-2))
+        return largest.masked_fill_(largest < 0.5 * LOWEST, 0.0)
 
     def row_step(self, log_v: Float[Tensor, "b k"]) -> tuple[Float[Tensor, "b n"], Float[Tensor, "b k"]]:
         """Scale the rows exactly, and sum the columns of the plan that results, in one read of the scores.
@@ -109,7 +131,7 @@ class DenseKernel:
         log_weight = self.log_weight
         log_u = torch.empty_like(log_weight)
         mass = torch.zeros_like(log_v)
-        for rows in self._blocks():
+        for rows in self.row_blocks():
             block, row_max, row_sum = self._exp_block(rows, log_v)
             log_u[:, rows], scale = _row_scaling(log_weight[:, rows], row_max, row_sum)
             mass += (block * scale[..., None]).sum(dim=-2)
@@ -131,7 +153,7 @@ class DenseKernel:
         """
         row_sums = torch.empty_like(samples.log_target)
         mass = torch.zeros_like(log_v)
-        for rows in self._blocks():
+        for rows in self.row_blocks():
             block, row_max, row_sum = self._exp_block(rows, log_v, cooling)
             row_sums[:, rows] = row_max + row_sum.log()
             log_u = samples.rows(rows).log_scaling(row_sums[:, rows])
@@ -149,7 +171,7 @@ class DenseKernel:
     ) -> Float[Tensor, "b k k"]:
         """Products of the label columns over the rows, `P' diag(row_weight) P`, with P the softmax rows at `log_v`."""
         total = log_v.new_zeros((*log_v.shape, log_v.shape[-1]))
-        for rows in self._blocks():
+        for rows in self.row_blocks():
             block, _, row_sum = self._exp_block(rows, log_v, cooling)
             block.div_(row_sum.clamp_min(torch.finfo(torch.float64).tiny)[..., None])
             total.baddbmm_((block * row_weight[:, rows, None]).mT, block)
@@ -176,11 +198,12 @@ class DenseKernel:
         """A value that should be the same wherever samples are held, made so to the last bit."""
         return value
 
-    def _blocks(self) -> Iterator[slice]:
+    def row_blocks(self) -> Iterator[slice]:
+        """Rows of blocks that stay in cache in float64."""
         batch, n, k = self.scores.shape
         entries = CPU_BLOCK_ENTRIES if self.scores.device.type == "cpu" else CUDA_BLOCK_ENTRIES
         rows = max(1, entries // (batch * k))
-        return (slice(start, start + rows) for start in range(0, n, rows))
+        return (slice(start, min(n, start + rows)) for start in range(0, n, rows))
 
     def take(self, index: Tensor) -> "DenseKernel":
         """The problems at `index`, copied."""
@@ -201,10 +224,11 @@ class DenseKernel:
         cooling: float = 1.0,
         *,
         out: Float[Tensor, "g r k"] | None = None,
+        lowest: float = -math.inf,
     ) -> Float[Tensor, "g r k"]:
         """`L / cooling + log_v` of some rows of some problems, float64, the caller's to change in place.
 
-        `out` may take it.
+        `out` may take it. What the mask forbids is minus infinity, or about `lowest`.
         """
         scores, log_v = within(self.scores, problems, rows), within(log_v.unsqueeze(1), problems)
         if self.scale is not None:
@@ -215,7 +239,11 @@ class DenseKernel:
         if self.log_prior is not None:
             block.add_(within(self.log_prior, problems, rows), alpha=self.prior_weight / cooling)
         if self.mask is not None:
-            block.masked_fill_(~within(self.mask, problems, rows), -torch.inf)
+            forbidden = ~within(self.mask, problems, rows)
+            if lowest == -math.inf:
+                block.masked_fill_(forbidden, lowest)
+            else:
+                block.add_(forbidden, alpha=lowest)
         return block
 
     def _exp_block(
@@ -236,6 +264,16 @@ def _row_scaling(
     # A weightless row has log_u = -inf even where no class may take it (there row_sum = 0).
     log_u = torch.where(log_weight == -torch.inf, log_weight, log_weight - row_max - row_sum.log())
     return log_u, log_weight.exp() / row_sum.clamp_min(torch.finfo(torch.float64).tiny)
+
+
+def _column_max(scores: Float[Tensor, "b n k"]) -> Float[Tensor, "b k"]:
+    batch, n, k = scores.shape
+    fold = min(64 // k, n) if k <= FEW_COLUMNS and scores.is_contiguous() else 1
+    if fold == 1:
+        return scores.amax(dim=-2)
+    whole = n // fold * fold
+    folded = scores[:, :whole].reshape(batch, -1, fold * k).amax(dim=1).view(batch, fold, k)
+    return torch.cat([folded, scores[:, whole:]], dim=1).amax(dim=1)
 
 
 def label_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -37,6 +37,8 @@ FEASIBILITY_TOLERANCE = 1e-6
 EXHAUSTIVE_CLASSES = 12
 # Entries that are looked at together when the range of finite values is needed.
 RANGE_ENTRIES = 2**20
+# What may forbid labels, in words.
+MASK, SCORES, PRIOR = "`mask`", "-inf in `scores`", "zeros of the prior (-inf in `log_prior`)"
 
 
 @dataclass(slots=True, eq=False)
@@ -95,10 +97,23 @@ class LabelProblem:
         """Bound on the size of the finite entries of L; infinite if unknown."""
         if self.top is None:
             return math.inf
-        scale = _largest_scale(self.kernel)
-        if self.kernel.log_prior is not None:
-            return abs(self.top) * scale + self.exponent_range
-        return max(abs(self.top * scale), abs(self.top * scale - self.exponent_range))
+        peak = self.peak
+        return max(abs(peak), abs(peak - self.exponent_range))
+
+    @property
+    def peak(self) -> float:
+        """Bound on the largest entry of L, of the problem with the smallest epsilon; infinite if unknown."""
+        if self.top is None:
+            return math.inf
+        peak = self.top * _largest_scale(self.kernel)
+        return peak if self.kernel.log_prior is None else peak + self.prior_peak
+
+    @property
+    def prior_peak(self) -> float:
+        """What the prior adds to the exponents, at most."""
+        if self.kernel.log_prior is None or self.spans is None:
+            return 0.0
+        return max(self.spans[1][1], -1e300) * self.kernel.prior_weight
 
     @property
     def movement(self) -> float:
@@ -162,10 +177,11 @@ class LabelProblem:
             log_prior=log_prior,
             prior_weight=prior_weight,
             mask=mask,
-            has_holes=span is None or span[0] == -math.inf or empty is not None,
             reads_values=reads_values,
         )
-        spans = None if span is None else _spans(kernel, span)
+        spans, limits = (None, ()) if span is None else _spans(kernel, span)
+        kernel.has_infinities = spans is None or empty is not None or SCORES in limits or PRIOR in limits
+        kernel.has_holes = kernel.has_infinities or mask is not None
         problem = cls(
             kernel=kernel,
             given_marginal=share,
@@ -175,7 +191,7 @@ class LabelProblem:
             top=None if span is None else span[1],
             exponent_range=exponent_range(kernel, spans),
             spans=spans,
-            limits=() if span is None else _limits(kernel, span),
+            limits=limits,
         )
         problem.sides = build_sides(problem, classes, samples, mass)
         if not is_shard:
@@ -187,7 +203,7 @@ class LabelProblem:
         if self.sides is not None:
             check_totals(*self.sides, self.kernel.total)
         if self.limits:
-            _check_feasible(self.kernel, *self.exact_sides(), by=" and ".join(self.limits))
+            _check_feasible(self.kernel, *self.exact_sides(), self.limits)
 
     def exact_sides(self) -> tuple[Side, Side]:
         """The sides of a problem that meets both exactly, or those it has."""
@@ -237,7 +253,6 @@ def build_kernel(
     prior_weight: float = 1.0,
     mask: Tensor | None = None,
     reads_values: bool = True,
-    has_holes: bool = True,
 ) -> DenseKernel:
     """Check what reweights the (already checked) scores, broadcast it, and flatten the leading dimensions."""
     shape = (scores.shape[:-2].numel(), *scores.shape[-2:])
@@ -256,31 +271,34 @@ def build_kernel(
         log_prior=log_prior if prior_weight > 0 else None,
         prior_weight=float(prior_weight),
         mask=mask,
-        has_holes=has_holes or mask is not None or (log_prior is not None and prior_weight > 0),
     )
 
 
-def _spans(kernel: DenseKernel, span: tuple[float, float]) -> list[tuple[float, float]]:
-    """Smallest and largest finite score, and log-prior where there is one."""
-    spans = [span if span[0] > -math.inf else _finite_range(kernel.scores)]
-    return spans if kernel.log_prior is None else [*spans, _finite_range(kernel.log_prior)]
+def _spans(kernel: DenseKernel, span: tuple[float, float]) -> tuple[list[tuple[float, float]], tuple[str, ...]]:
+    """Smallest and largest finite score, and log-prior where there is one; and what forbids labels."""
+    limits = [] if kernel.mask is None else [MASK]
+    if span[0] == -math.inf:
+        limits.append(SCORES)
+        span = _finite_range(kernel.scores)
+    if kernel.log_prior is None:
+        return [span], tuple(limits)
+    low, high = value_range(kernel.log_prior)
+    if low == -math.inf:
+        limits.append(PRIOR)
+        low, high = _finite_range(kernel.log_prior)
+    return [span, (low, high)], tuple(limits)
 
 
 def exponent_range(kernel: DenseKernel, spans: list[tuple[float, float]] | None) -> float:
     """Bound on the range of the finite entries of L."""
     if spans is None:
         return math.inf
-    scales = (_largest_scale(kernel), kernel.prior_weight)
-    return sum(((high - low) * scale for (low, high), scale in zip(spans, scales, strict=False) if high > low), 0.0)
-
-
-def _limits(kernel: DenseKernel, span: tuple[float, float]) -> tuple[str, ...]:
-    found = {
-        "`mask`": kernel.mask is not None,
-        "-inf in `scores`": span[0] == -math.inf,
-        "zeros of the prior (-inf in `log_prior`)": kernel.log_prior is not None,
-    }
-    return tuple(name for name, is_there in found.items() if is_there)
+    low, high = spans[0]
+    width = max(0.0, high - low) * _largest_scale(kernel)
+    if len(spans) == 1:
+        return width
+    low, high = spans[1]
+    return width + max(0.0, high - low) * kernel.prior_weight
 
 
 def _largest_scale(kernel: DenseKernel) -> float:
@@ -515,31 +533,28 @@ def broadcast(value: Tensor, shape: tuple[int, ...], name: str) -> Tensor:
     return value.expand(shape)
 
 
-def _check_feasible(kernel: DenseKernel, classes: Side, samples: Side, *, by: str) -> None:
+def _check_feasible(kernel: DenseKernel, classes: Side, samples: Side, limits: tuple[str, ...]) -> None:
     """Necessary conditions for a plan; with few classes and no relaxed side also sufficient (Hall's theorem)."""
-    weight, share = samples.least, classes.least
-    allowed = kernel.scores > -torch.inf
-    if kernel.mask is not None:
-        allowed &= kernel.mask
-    if kernel.log_prior is not None:
-        allowed &= kernel.log_prior > -torch.inf
-    empty = (share > 0) & (kernel.total((allowed & (samples.most > 0)[..., None]).sum(dim=-2)) == 0)
+    by, total = " and ".join(limits), kernel.total
+    is_exact = classes.rho is None and samples.rho is None
+    weight, share, takes = samples.least, classes.least, classes.most > 0
+    room = _Room(kernel, limits, takes, is_exact=is_exact)
+    found = room.tally(weight, samples.most > 0)
+    empty = (share > 0) & (total(found.pop("members")) == 0)
     if empty.any():
         problem, label = (int(index) for index in empty.nonzero()[0])
         raise InfeasibleProblemError(
             f"{by} must leave every class with mass a weighted sample, got {int(empty.sum())} without, first class "
             f"{label} of problem {problem}. Allow it a sample, or give it a `marginal` of 0."
         )
-    allowed &= (classes.most > 0)[:, None, :]
-    stuck = (weight > 0) & ~allowed.any(dim=-1)
-    count = int(kernel.total(stuck.sum()))
+    count = int(total(found.pop("stuck")))
     if count:
-        problem, row = (int(index) for index in stuck.nonzero()[0]) if stuck.any() else (0, "of another rank")
+        problem, row = room.first_stuck or (0, "of another rank")
         raise InfeasibleProblemError(
             f"{by} must leave every weighted sample a class with mass, got {count} without, first row {row} "
             f"of problem {problem}. Allow it a class, or give it a `sample_weight` of 0."
         )
-    short = _missing_mass(allowed, weight, share, kernel.total) if classes.rho is None and samples.rho is None else 0.0
+    short = room.missing_mass({name: total(part) for name, part in found.items()}, share) if is_exact else 0.0
     if short > FEASIBILITY_TOLERANCE:
         raise InfeasibleProblemError(
             f"{by} must leave room for the class proportions, got a set of samples whose allowed classes lack "
@@ -547,21 +562,70 @@ def _check_feasible(kernel: DenseKernel, classes: Side, samples: Side, *, by: st
         )
 
 
-def _missing_mass(allowed: Tensor, weight: Tensor, share: Tensor, total: Callable[[Tensor], Tensor]) -> float:
-    """Largest mass of samples that is confined to a set of classes which cannot hold it.
+class _Room:
+    """Where samples may go, in one sweep over blocks of rows."""
 
-    A plan exists exactly if, for every set A of classes, the samples confined to A weigh no more than A's share.
-    """
-    k = share.shape[-1]
-    if k > EXHAUSTIVE_CLASSES:
-        confined = (weight[..., None] * (allowed & (allowed.sum(dim=-1, keepdim=True) == 1))).sum(dim=-2)
-        reachable = (weight[..., None] * allowed).sum(dim=-2)
-        parts = total(torch.stack([confined, reachable]))
-        return max((parts[0] - share).max().item(), (share - parts[1]).max().item())
-    bits = 2 ** torch.arange(k, device=weight.device)
-    confined = total(weight.new_zeros(weight.shape[0], 2**k).scatter_add_(1, (allowed * bits).sum(dim=-1), weight))
-    holds = ((torch.arange(2**k, device=weight.device)[:, None] & bits) > 0).to(share.dtype) @ share.T
-    for j in range(k):  # sums over subsets, one class at a time
-        halves = confined.view(-1, 2 ** (k - 1 - j), 2, 2**j)
-        halves[:, :, 1] += halves[:, :, 0]
-    return (confined - holds.T).max().item()
+    def __init__(self, kernel: DenseKernel, limits: tuple[str, ...], takes: Tensor, *, is_exact: bool) -> None:
+        self.kernel, self.limits, self.is_exact = kernel, limits, is_exact
+        self.k = takes.shape[-1]
+        self.takes = None if takes.all() else takes[:, None]
+        self.first_stuck: tuple[int, int] | None = None
+
+    def tally(self, weight: Tensor, counts: Tensor) -> dict[str, Tensor]:
+        """Sums over the samples.
+
+        `members` are the samples of each class, `stuck` those with weight and without a class; `reachable` is the
+        weight of the samples that a class may get and `confined` of those that no other class may get, for few classes
+        of those that go to exactly one set of classes each.
+        """
+        batch, k = weight.shape[0], self.k
+        stuck = torch.zeros((), dtype=torch.int64, device=weight.device)
+        sums = weight.new_zeros(batch, 3, k)
+        is_exhaustive = self.is_exact and k <= EXHAUSTIVE_CLASSES
+        sets = weight.new_zeros(batch, 2**k) if is_exhaustive else sums[:, 2]
+        powers = 2.0 ** torch.arange(k, dtype=weight.dtype, device=weight.device)
+        for rows in self.kernel.row_blocks():
+            allowed = self._allowed(rows)
+            mass, choices = weight[:, rows], allowed.sum(dim=-1)
+            is_stuck = (mass > 0) & (choices == 0)
+            stuck += is_stuck.sum()
+            if self.first_stuck is None and is_stuck.any():
+                problem, row = (int(index) for index in is_stuck.nonzero()[0])
+                self.first_stuck = problem, row + rows.start
+            lone = mass * (choices == 1)
+            sums += torch.bmm(torch.stack([counts[:, rows].to(mass.dtype), mass, lone], dim=1), allowed)
+            if is_exhaustive:
+                sets.scatter_add_(1, (allowed @ powers).to(torch.int64), mass)
+        found = {"members": sums[:, 0], "stuck": stuck}
+        if self.is_exact:
+            found["confined"] = sets
+            if not is_exhaustive:
+                found["reachable"] = sums[:, 1]
+        return found
+
+    def _allowed(self, rows: slice) -> Tensor:
+        """1 where a label is allowed, else 0, float64."""
+        kernel = self.kernel
+        allowed = None if kernel.mask is None else kernel.mask[:, rows].to(torch.float64)
+        for name, value in ((SCORES, kernel.scores), (PRIOR, kernel.log_prior)):
+            if name in self.limits and value is not None:
+                finite = value[:, rows] > -torch.inf
+                allowed = finite.to(torch.float64) if allowed is None else allowed.mul_(finite)
+        assert allowed is not None  # noqa: S101 - for the type checker: something limits the labels
+        return allowed if self.takes is None else allowed.mul_(self.takes)
+
+    def missing_mass(self, found: dict[str, Tensor], share: Tensor) -> float:
+        """Largest mass of samples that is confined to a set of classes which cannot hold it.
+
+        A plan exists exactly if, for every set A of classes, the samples confined to A weigh no more than A's share.
+        With many classes only sets of one class, or of all but one, are looked at.
+        """
+        confined, k = found["confined"], self.k
+        if k > EXHAUSTIVE_CLASSES:
+            return max((confined - share).max().item(), (share - found["reachable"]).max().item())
+        bits = 2 ** torch.arange(k, device=share.device)
+        holds = ((torch.arange(2**k, device=share.device)[:, None] & bits) > 0).to(share.dtype) @ share.T
+        for j in range(k):  # sums over subsets, one class at a time
+            halves = confined.view(-1, 2 ** (k - 1 - j), 2, 2**j)
+            halves[:, :, 1] += halves[:, :, 0]
+        return (confined - holds.T).max().item()

@@ -64,8 +64,8 @@ class Anderson(Solver):
         return 0, self.memory
 
 
-def accelerate(state: Iterate, tol: float, max_iter: int, *, memory: int = 8, slowest: float | None = None) -> bool:
-    """Accelerated steps until `tol`, until `max_iter` passes, or until four of them gain less than `slowest` each."""
+def accelerate(state: Iterate, tol: float, max_iter: int, *, memory: int) -> None:
+    """Accelerated steps until `tol` or `max_iter` passes."""
     history = History(memory)
     errors: list[float] = []
     best: list[float] = []
@@ -73,10 +73,8 @@ def accelerate(state: Iterate, tol: float, max_iter: int, *, memory: int = 8, sl
     plain, pause = 0, 1  # plain steps still to take, and how many after the next failure
     while not state.look(tol):
         if state.passes >= max_iter:
-            return False
+            return
         errors.append(max(state.errors))
-        if slowest is not None and len(errors) > 8 and errors[-1] > slowest**4 * errors[-5]:
-            return False
         if len(best) != len(state.errors):  # at the start, and after problems left the batch
             history, best, safe = History(memory), list(state.errors), None
         state.stay_in_reach()
@@ -102,4 +100,3 @@ def accelerate(state: Iterate, tol: float, max_iter: int, *, memory: int = 8, sl
             change = torch.where(long | ~change.isfinite().all(dim=-1, keepdim=True), residual, change)
             safe = dual + residual
         state.move(state.factor * change.clamp_(-LONGEST_PLAIN_STEP, LONGEST_PLAIN_STEP).exp())
-    return True

@@ -9,41 +9,44 @@ from torch import Tensor
 
 from otlabel.problem import LabelProblem
 from otlabel.result import LabelResult
-from otlabel.solvers.anderson import accelerate
 from otlabel.solvers.base import Solver
 from otlabel.solvers.iterate import Iterate, has_one_shift
 from otlabel.solvers.lean import LeanIterate, is_lean
+from otlabel.solvers.momentum import STALLED, Momentum
 from otlabel.solvers.newton import DENSE_CLASSES, SAMPLED_FROM, SAMPLED_ROWS, anneal, climb, climb_from_init
 
-Plan = Literal["done", "stop", "accelerate", "climb", "anneal"]
+Plan = Literal["done", "stop", "climb", "anneal"]
 
 # Beyond this range of the exponents Sinkhorn's iteration is not worth trying.
 EASY_RANGE = 50.0
 PROBING_STEPS = 6
-LONGEST_RUN = 4
+LONGEST_RUN = 3
 # Error after the probing steps up to which the problem counts as easy.
 EASY_ERROR = 0.35
 # It must be smaller where a Newton step costs more than so many passes, because far from the optimum many fail.
 COSTLY = 8.0
 COSTLY_EASY_ERROR = 0.2
+# Growth of the error a step at which momentum is given up at once. It is at the second rate above STALLED.
+WORSE = 1.5
 # Newton steps that an easy problem takes, and one that has to be annealed.
-NEWTON_STEPS = 4
+# Momentum is learned from below: more steps are left than it says.
+PESSIMISM = 1.5
+NEWTON_STEPS = 5
 ANNEALED_STEPS = 8
-# Calls of the tensor library in a pass, and what a step of the others makes besides.
+# Calls of the tensor library in a pass, for its momentum, and what a Newton step makes besides.
 PASS_CALLS = 4
-NEWTON_CALLS = 25
-ANDERSON_CALLS = 30
-# Sinkhorn steps that an accelerated one replaces, after the first few.
-ANDERSON_GAIN = 2.5
-ANDERSON_START = 3
+MOMENTUM_CALLS = 4
+# After each pass that costs more calls than so many the error is looked at.
+COSTLY_PASS = 50
+NEWTON_CALLS = 30
 
 
 @dataclass(frozen=True)
 class Auto(Solver):
     """Settings of the default solver.
 
-    Scores that span more than 50 epsilons are annealed with Newton's method at once. Others get six Sinkhorn steps;
-    where these show that few more will do, they follow, else Anderson acceleration (many classes) or Newton's method.
+    Scores that span more than 50 epsilons are annealed with Newton's method at once. Others get Sinkhorn steps, soon
+    with momentum, as long as these are the cheapest way, then Newton's.
 
     Attributes:
         max_iter: Most passes over the scores, at least 1.
@@ -72,6 +75,7 @@ class Auto(Solver):
             and problem.sides is None
             and self._is_easy(problem)
             and problem.kernel.scores.shape[0] == 1
+            and not problem.kernel.has_holes
             and is_lean(problem)
         ):
             lean = LeanIterate(problem, self.tol, scales_rows=True)
@@ -98,7 +102,7 @@ class Auto(Solver):
         if state.init is not None and climb_from_init(state, tol, max_iter, DENSE_CLASSES):
             return
         if self._is_easy(state.problem):
-            if has_one_shift(state.problem):
+            if has_one_shift(state.problem) and not state.problem.kernel.has_holes:
                 state.absorb_direct()
             else:
                 state.absorb(torch.zeros_like(state.marginal))
@@ -108,39 +112,45 @@ class Auto(Solver):
             anneal(state, tol, max_iter, dense_classes=DENSE_CLASSES)
 
     def _probe(self, problem: LabelProblem, run: "LeanIterate | _Steps") -> Plan:
-        """Take Sinkhorn steps as long as they are the cheapest way; what to do then."""
+        """Take Sinkhorn steps, with momentum where it helps, as long as they are the cheapest way; what to do then."""
         assert self.tol is not None  # noqa: S101 - for the type checker
         pass_cost, newton_cost = _costs(problem)
         easy_error = EASY_ERROR if newton_cost < COSTLY * pass_cost else COSTLY_EASY_ERROR
-        before, steps = math.inf, min(PROBING_STEPS - 2, self.max_iter - run.passes)
+        learned, momentum = Momentum(), None
+        before, steps, setbacks = math.inf, min(PROBING_STEPS - 2, self.max_iter - run.passes), 0
         while True:
-            for _ in range(steps):
-                run.step()
-            error = run.error()
-            if error <= self.tol:
-                return "done"
+            for step in range(1, steps + 1):
+                run.step(momentum)
+                if (step == steps or pass_cost > COSTLY_PASS) and (error := run.error()) <= self.tol:
+                    return "done"
             if run.passes >= self.max_iter:
                 return "stop"
-            if before < math.inf:
-                left = steps * math.log(self.tol / error) / math.log(error / before) if error < before else math.inf
-                newton = (NEWTON_STEPS if error < easy_error else ANNEALED_STEPS) * newton_cost
-                anderson = (left / ANDERSON_GAIN + ANDERSON_START) * (pass_cost + ANDERSON_CALLS)
-                if left * pass_cost > min(newton, anderson if error < easy_error else math.inf):
-                    if error > easy_error:
-                        return "anneal"
-                    return "accelerate" if anderson < newton else "climb"
-                steps = min(math.ceil(left), LONGEST_RUN)
-            else:
+            if before == math.inf:
                 steps = 2
+            else:
+                rate, gain = (error / before) ** (1.0 / steps), math.log(self.tol / error)
+                if rate < STALLED:
+                    learned.learn(rate)
+                    left, cost = PESSIMISM * gain / math.log(learned.rate), pass_cost + MOMENTUM_CALLS
+                    if momentum is None and gain / math.log(rate) * pass_cost <= left * cost:
+                        left, cost = gain / math.log(rate), pass_cost
+                    else:
+                        momentum = learned
+                    steps = min(math.ceil(left), LONGEST_RUN)
+                    newton = (NEWTON_STEPS if error < easy_error else ANNEALED_STEPS) * newton_cost
+                    is_slow = left * cost > newton
+                else:
+                    setbacks += 1
+                    is_slow = setbacks > 1 or not rate < WORSE
+                if is_slow:
+                    return "climb" if error <= easy_error else "anneal"
             steps = min(steps, self.max_iter - run.passes)
             before = error
 
     def _go_on(self, state: Iterate, plan: Plan) -> None:
         tol, max_iter = self.tol, self.max_iter
         assert tol is not None  # noqa: S101 - for the type checker
-        if plan == "accelerate" and accelerate(state, tol, min(max_iter, state.passes + 24), slowest=0.6):
-            return
-        if plan in ("accelerate", "climb"):
+        if plan == "climb":
             climb(state, tol, max_iter, dense_classes=DENSE_CLASSES)
         elif plan == "anneal":
             anneal(state, tol, max_iter, dense_classes=DENSE_CLASSES)
@@ -158,9 +168,10 @@ class _Steps:
     def passes(self) -> int:
         return self.state.passes
 
-    def step(self) -> None:
+    def step(self, momentum: Momentum | None) -> None:
         state = self.state
-        state.move(state.factor * (state.marginal / state.mass))
+        change = state.marginal / state.mass
+        state.move(state.factor * (change if momentum is None else momentum.step(change.log_()).exp()))
 
     def error(self) -> float:
         """Largest error of the problems that are under way."""

@@ -20,6 +20,8 @@ COMPACT_SHARE = 4
 COMPACT_ENTRIES = 2**16
 # Size of exponents up to which none is shifted: times duals of a range of 50 the sums stay inside float32.
 LARGEST_UNSHIFTED = 25.0
+# Size of the prior's largest exponent up to which float32 adds it accurately.
+LARGEST_PRIOR = 25.0
 # Of Newton's system, relative to its diagonal, at first.
 FIRST_DAMPING = 1e-3
 # Most that one Newton step moves one dual, at first. Clipping each class, not scaling the step, keeps a class whose
@@ -29,14 +31,21 @@ LONGEST_STEP = 12.0
 EMPTIEST = {torch.float32: 1e-30, torch.float64: 1e-300}
 # Logarithms of factors up to which no column can be that empty, if no entry is forbidden: they add to FLOOR.
 HARMLESS_MOVE = {torch.float32: -1.0, torch.float64: 70.0}
+# An error below ROUNDED that STUCK_LOOKS looks did not lessen by a fiftieth is rounding of float32.
+ROUNDED = 1e-4
+STUCK_LOOKS = 8
 # So few numbers are summed faster on the host than by calls.
 HOST_ENTRIES = 32
 
 
 def has_one_shift(problem: LabelProblem) -> bool:
-    """Whether the exponentials need one shift only, not one for each row: the range is known to be small."""
+    """Whether the exponentials need one shift only, not one for each row: the range is known to be small.
+
+    Where a mask forbids labels the duals may leave that range all the same.
+    """
     kernel = problem.kernel
-    return problem.exponent_range <= DIRECT_RANGE and not kernel.has_holes and kernel.scale is not None
+    is_plain = not kernel.has_infinities and kernel.scale is not None and abs(problem.prior_peak) <= LARGEST_PRIOR
+    return is_plain and problem.exponent_range <= DIRECT_RANGE
 
 
 class Iterate:
@@ -66,6 +75,7 @@ class Iterate:
         self.longest_step = LONGEST_STEP
         self.system: System | None = None
         self._sums_labels = False
+        self._least_error, self._stuck_looks = math.inf, 0
         self._most_moved = 0.0  # bound on the size of log factor
         self._mass: Tensor | None = None
         self._gradient: Tensor | None = None
@@ -84,9 +94,12 @@ class Iterate:
 
     def absorb_direct(self) -> None:
         """Make the kernel at v = 0, without looking at row maxima."""
-        top = self.problem.top
-        assert top is not None  # noqa: S101 - for the type checker
-        self.kernel.absorb_direct(top if self.problem.largest_exponent > LARGEST_UNSHIFTED else 0.0)
+        problem = self.problem
+        assert problem.top is not None  # noqa: S101 - for the type checker
+        if problem.largest_exponent > LARGEST_UNSHIFTED:
+            self.kernel.absorb_direct(problem.top, problem.prior_peak)
+        else:
+            self.kernel.absorb_direct(0.0, 0.0)
         self._at_rest()
 
     def absorb(self, log_v: Tensor, cooling: float = 1.0) -> None:
@@ -102,7 +115,11 @@ class Iterate:
     @property
     def log_v(self) -> Tensor:
         """Class duals of the present problems; anything finite for classes without mass."""
-        log_v = self.factor.log()
+        return self.log_v_at(self.factor)
+
+    def log_v_at(self, factor: Tensor) -> Tensor:
+        """Class duals at `factor`."""
+        log_v = factor.log()
         if self.kernel.log_v is not None:
             log_v = log_v + self.kernel.log_v
         return log_v if self.empty is None else log_v.masked_fill(self.empty, 0.0)
@@ -116,7 +133,8 @@ class Iterate:
             self.factor = factor if self._open is None else torch.where(self._open, factor, self.factor)
         sums = self.kernel.sums(self.factor)
         kernel = self.kernel
-        if not kernel.is_direct and (kernel.kernel.has_holes or self._most_moved > HARMLESS_MOVE[kernel.dtype]):
+        may_be_empty = not kernel.is_direct and self._most_moved > HARMLESS_MOVE[kernel.dtype]
+        if kernel.kernel.has_holes or may_be_empty:
             sums.clamp_(min=EMPTIEST[kernel.dtype])
         if self.empty is not None:
             sums = sums.masked_fill(self.empty, 1.0)
@@ -170,6 +188,9 @@ class Iterate:
         Only in the `final` stage this counts as the end of a problem.
         """
         self.errors = norms(self.gradient)
+        if final and self._is_stuck():
+            self._sharpen()
+            self.errors = norms(self.gradient)
         if min(self.errors) <= tol and self._leave_floor():  # what is done is not looked at again
             self.errors = norms(self.gradient)
         done = [error <= tol for error in self.errors]
@@ -186,6 +207,26 @@ class Iterate:
             else:
                 self._open = torch.tensor([[not met] for met in done], device=self.marginal.device)
         return False
+
+    def _is_stuck(self) -> bool:
+        """Whether rounding of a float32 kernel keeps the error from falling."""
+        if self.kernel.dtype != torch.float32:
+            return False
+        error = max(self.errors)
+        if error > ROUNDED or error < 0.98 * self._least_error:
+            self._least_error, self._stuck_looks = error, 0
+        else:
+            self._stuck_looks += 1
+        return self._stuck_looks >= STUCK_LOOKS
+
+    def _sharpen(self) -> None:
+        """Go on with a kernel in float64."""
+        log_v = self.readmit()
+        self.kernel = self._whole = AbsorbedKernel(self.problem.kernel, precise=True)
+        self.system = None
+        self.absorb(log_v, self.cooling)
+        self.move(self.factor)
+        self.passes -= 1  # the same point again
 
     def _leave(self, done: list[bool]) -> None:
         """Go on with the problems that are not done."""
@@ -232,6 +273,14 @@ class Iterate:
     def _leave_floor(self) -> bool:
         """`stay_in_reach` before an answer: errors and labels must not rest on entries at the floor, if E has one."""
         return not self.kernel.is_direct and self.stay_in_reach()
+
+    def reaches(self, factor: Tensor) -> bool:
+        """Whether the kernel is accurate at `factor`; looks at the device."""
+        if self.empty is not None:
+            factor = factor.masked_fill(self.empty, 1.0)
+        low, high = (value.item() for value in torch.aminmax(factor))
+        limit = math.exp(REACH[self.kernel.dtype])
+        return high <= limit and low * limit >= 1.0
 
     def spread(self) -> float:
         """Range by which the duals moved since the kernel was absorbed."""

@@ -16,7 +16,7 @@ from otlabel.errors import require, require_count
 from otlabel.problem import LabelProblem
 from otlabel.result import LabelResult, Status
 from otlabel.solvers.base import Solver
-from otlabel.solvers.iterate import Iterate, has_one_shift
+from otlabel.solvers.iterate import EMPTIEST, Iterate, has_one_shift
 from otlabel.solvers.lean import LeanIterate, is_lean
 from otlabel.solvers.scaling import Criterion, Order, scale
 
@@ -105,45 +105,62 @@ class Sinkhorn(Solver):
         if self.tol is None and init is None and is_lean(problem):
             lean = LeanIterate(problem, None)
             lean.run(self.max_iter)
-            labels, measure = lean.finish()
-            return self._report(problem, labels, measure, has_ended=False)
+            if lean.is_sound:
+                labels, measure = lean.finish()
+                return self._report(problem, labels, measure, has_ended=False)
         return super().__call__(problem, init=init)
 
     def _iterate(self, state: Iterate) -> None:
         factor = first_column_step(state)
         if self.tol is None:
-            state.next_recentre = self._steps_in_reach(state)
+            self._run(state, factor)
+            return
         next_check = self.check_every
         for iteration in range(1, self.max_iter + 1):
             if iteration > 1:
                 factor = self._column_step(state)
-            if self.tol is None and iteration == self.max_iter:
-                state.end_on_rows(factor)
-                return
             state.move(factor)
-            if self.tol is not None and iteration == next_check:
+            if iteration == next_check:
                 next_check += self.check_every
                 if state.look(self.tol):
                     return
-        if self.tol is not None:
-            state.look(self.tol)
+        state.look(self.tol)
+
+    def _run(self, state: Iterate, factor: Tensor) -> None:
+        """All iterations, each a whole step however long."""
+        may_move_far, looks = self._may_move_far(state), state.problem.top is not None
+        next_recentre = self._steps_in_reach(state)
+        for iteration in range(1, self.max_iter + 1):
+            if iteration > 1:
+                factor = state.marginal / state.sums
+            if may_move_far:
+                # Without a look at the device only the worst case is known.
+                is_beyond = not state.reaches(factor) if looks else iteration > next_recentre
+                if is_beyond:
+                    state.absorb(state.log_v_at(factor))
+                    factor, next_recentre = state.factor, iteration + self._steps_in_reach(state)
+            if iteration == self.max_iter:
+                state.end_on_rows(factor)
+            else:
+                state.move(factor)
 
     def _column_step(self, state: Iterate) -> Tensor:
         """The next factor, after absorbing anew if it could leave what the dtype holds."""
-        if not state.kernel.is_direct and state.passes >= state.next_recentre:
+        if self._may_move_far(state) and state.passes >= state.next_recentre:
             self._recentre(state)
-            if self.tol is not None:  # a step beyond the reach is taken in parts
-                size = math.exp(state.longest_step)
-                return state.factor * (state.marginal / state.mass).clamp_(1.0 / size, size)
+            # A step beyond the reach is taken in parts.
+            size = math.exp(state.longest_step)
+            return state.factor * (state.marginal / state.mass).clamp_(1.0 / size, size)
         return state.marginal / state.sums
+
+    @staticmethod
+    def _may_move_far(state: Iterate) -> bool:
+        """Whether duals that Sinkhorn's iteration visits may leave the reach of the kernel."""
+        return not state.kernel.is_direct or state.kernel.kernel.has_holes
 
     def _recentre(self, state: Iterate) -> None:
         """Absorb the kernel if need be, and say when to ask again."""
         reach = REACH[state.kernel.dtype]
-        if self.tol is None:  # without a look at the device only the worst case is known
-            state.recentre(measures=False)
-            state.next_recentre = state.passes + self._steps_in_reach(state)
-            return
         # Sinkhorn's map does not expand differences of duals, so no later step is longer than this one.
         step = (state.marginal / state.mass).log()
         length = max((step.amax(dim=-1) - step.amin(dim=-1)).max().item(), 1e-9)
@@ -169,10 +186,12 @@ def first_column_step(state: Iterate) -> Tensor:
         return state.factor
     if has_one_shift(state.problem):
         state.absorb_direct()
-        return state.marginal / kernel.column_sums(kernel.weight)
-    # The sums of unscaled rows may underflow: this step alone needs true log-sums.
-    state.absorb(_column_scaling(problem.log_marginal, problem.kernel.column_step(problem.kernel.log_weight)))
-    return state.factor
+        sums = kernel.column_sums(kernel.weight)
+        return state.marginal / (sums.clamp_(min=EMPTIEST[kernel.dtype]) if problem.kernel.has_holes else sums)
+    # Unscaled, the largest entry of each column is one: no sum is empty, and no later factor is large.
+    state.absorb(-problem.kernel.column_max())
+    sums = kernel.column_sums((problem.kernel.log_weight + kernel.shift).exp())
+    return state.marginal / sums.clamp_(min=EMPTIEST[kernel.dtype])
 
 
 def _column_scaling(log_b: Tensor, log_sum: Tensor) -> Tensor:

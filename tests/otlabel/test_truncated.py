@@ -1,8 +1,10 @@
 """The truncated loop is that of SwAV, DINO, CPSL and the released CASE program, start and order included."""
 
 import json
+import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ import torch
 import torch.nn.functional as F
 
 from otlabel import Sinkhorn, Status, sinkhorn_label, sinkhorn_marginal_label, sinkhorn_prior_label
-from tests.otlabel.helpers import Largest, assert_labels_close, rand, randn
+from otlabel.solvers.lean import LeanIterate
+from tests.otlabel.helpers import Largest, Problem, assert_labels_close, generator, patched, rand, randn
 
 SWAV = Sinkhorn(max_iter=3, tol=None)
 EPSILON = 0.05
@@ -175,6 +178,105 @@ def test_truncated_status_says_so():
 def test_truncated_loop_never_claims_convergence():
     constant = torch.zeros(4, 2)  # solved exactly after one iteration
     assert not sinkhorn_label(constant, solver=SWAV).converged.any()
+
+
+# ---------------------------------------------------------------- any range of scores, anything forbidden
+
+
+def wild(seed):
+    """A problem of any range with a plan, because its masses are those of one on the allowed entries.
+
+    Some samples have no weight, of those some have no class; some classes have no share.
+    """
+    draws = generator(seed)
+
+    def uniform(low, high):
+        return low + (high - low) * torch.rand((), generator=draws, dtype=torch.float64).item()
+
+    def chance(probability):
+        return uniform(0, 1) < probability
+
+    def part(probability):
+        return torch.rand(shape, generator=draws) < probability
+
+    n, k = round(uniform(2, 60)), round(uniform(2, 12))
+    shape = (3, n, k) if chance(0.25) else (n, k)
+    scores = torch.randn(shape, generator=draws, dtype=torch.float64) * 10 ** uniform(-1, 2)
+    scores += 10 ** uniform(-1, 3) * torch.randn(shape[-1], generator=draws, dtype=torch.float64)
+    problem = Problem(scores.to(DTYPES[seed % 4]), epsilon=10 ** uniform(-3, 0.5))
+    allowed = torch.ones(shape, dtype=torch.bool)
+    if chance(0.5):
+        problem = replace(problem, mask=part(0.7))
+        allowed &= problem.mask
+    if chance(0.5):
+        log_prior = torch.randn(shape, generator=draws) * 10 ** uniform(-1, 1.5) + uniform(-100, 100)
+        if chance(0.5):
+            log_prior = log_prior.masked_fill(part(0.1), -torch.inf)
+        problem = replace(problem, log_prior=log_prior, prior_weight=uniform(0.1, 2))
+        allowed &= log_prior > -torch.inf
+    if chance(0.3):
+        problem = replace(problem, scores=problem.scores.masked_fill(part(0.1), -torch.inf))
+        allowed &= problem.scores > -torch.inf
+    if chance(0.7) or not allowed.all():
+        spread = 10 ** torch.randn(shape[-1], generator=draws, dtype=torch.float64).mul(uniform(0, 2))
+        plan = allowed * spread * (0.1 + torch.rand(shape, generator=draws, dtype=torch.float64))
+        if chance(0.5):
+            plan[..., ::3, :] = 0.0
+        if chance(0.3):
+            plan[..., -1] = 0.0
+        plan[..., -1, :] += 1e-9 * allowed[..., -1, :]
+        plan[..., -2, :] += 1e-9 * allowed[..., -2, :]
+        share = plan.sum(dim=-2)
+        problem = replace(problem, sample_weight=plan.sum(dim=-1), marginal=share / share.sum(dim=-1, keepdim=True))
+    return problem
+
+
+BEYOND = 103, 190  # seeds of problems whose duals leave what the numbers of the small loop hold
+
+
+def logarithmic_loop(problem, steps):
+    """The loop in logarithms of float64, which hold any range; and the largest number that was rounded."""
+    kernel = problem.scores.double() / problem.epsilon
+    if problem.log_prior is not None:
+        kernel = kernel + problem.prior_weight * problem.log_prior.double()
+    if problem.mask is not None:
+        kernel = kernel.masked_fill(~problem.mask, -torch.inf)
+    n, k = kernel.shape[-2:]
+    weight, share = problem.sample_weight, problem.marginal
+    log_a = torch.full((n,), -math.log(n), dtype=torch.float64) if weight is None else weight.log()
+    log_b = torch.full((k,), -math.log(k), dtype=torch.float64) if share is None else share.log()
+    log_u = log_a
+    for _ in range(steps):
+        log_v = log_b - torch.logsumexp(kernel + log_u[..., None], dim=-2)
+        log_v = log_v.masked_fill(log_b == -torch.inf, -torch.inf)
+        log_u = log_a - torch.logsumexp(kernel + log_v[..., None, :], dim=-1)
+        log_u = log_u.masked_fill(log_a == -torch.inf, -torch.inf)
+    largest = max(value[value.isfinite()].abs().max().item() for value in (kernel, log_v, log_u))
+    return torch.softmax(kernel + log_v[..., None, :], dim=-1).nan_to_num(nan=0.0), largest
+
+
+@pytest.mark.parametrize("path", [{}, {"TILE_ENTRIES": 0}, {"TILE_ENTRIES": 0, "CPU_BLOCK_ENTRIES": 30}], ids=str)
+@pytest.mark.parametrize("seed", [*range(80), *BEYOND])
+def test_truncated_loop_of_any_range_is_that_in_logarithms(seed, path):
+    problem = wild(seed)
+    for steps in (1, 3, 6):
+        with patched(FLOAT64_ENTRIES=0, **path):
+            have = problem.label(Sinkhorn(max_iter=steps, tol=None)).labels
+        want, largest = logarithmic_loop(problem, steps)
+        # Float32 rounds exponents up to 50 in size; float64 what the duals cancel.
+        atol = (1e-12 if have.dtype == torch.float64 else 4e-6) + 2e-14 * largest
+        assert_labels_close(have, want, atol=atol)
+
+
+def test_duals_that_the_small_loop_cannot_hold_are_left_to_the_other(monkeypatch):
+    sound = []
+    run = LeanIterate.run
+    monkeypatch.setattr(LeanIterate, "run", lambda self, steps: (run(self, steps), sound.append(self.is_sound)))
+    problem = wild(BEYOND[0])
+    have = problem.label(SWAV).labels
+    assert sound == [False]
+    want, largest = logarithmic_loop(problem, 3)
+    assert_labels_close(have, want, atol=4e-6 + 2e-14 * largest)  # as above
 
 
 # ---------------------------------------------------------------- inside a training step
