@@ -97,8 +97,10 @@ def test_what_stands_in_padded_snippets_of_the_output_does_not_count(baseline):
 def test_every_parameter_learns_from_any_streams(baseline, widths):
     module = make_module(settings(baseline), widths).eval()
     module.training_step(batch(widths)).backward()
-    still = [n for n, p in module.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-    assert not still
+    # CO2-Net's snippets are as wide as its streams, and cosines of a single number are signs, which do not change.
+    signs = {f"network.heads.{i}.prototypes" for i, w in enumerate(widths.values()) if baseline == "co2net" and w == 1}
+    still = {n for n, p in module.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0}
+    assert still <= signs
     assert all(torch.isfinite(p.grad).all() for p in module.parameters())
 
 
