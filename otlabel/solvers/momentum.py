@@ -16,8 +16,6 @@ import math
 
 from torch import Tensor
 
-# No eigenvalue is taken for larger: momentum would last for hundreds of steps.
-LARGEST = 0.9999
 # The error of a heavy ball comes in waves. Only a rate that is so many times the one reckoned with tells something, and
 # none that is near one, and it brings mu nearer to one by at most so much of what is missing.
 SLACK = 1.1
@@ -43,11 +41,11 @@ class Momentum:
         if not SLACK * self.rate < rate < STALLED:
             return
         if self._velocity is None:
-            self.largest = min(rate, LARGEST)
+            self.largest = rate
         else:
             slowness = (1.0 + self._memory - rate - self._memory / rate) / self._gain
             nearest = 1.0 - (1.0 - NEARER) * (1.0 - self.largest)
-            self.largest = min(max(self.largest, 1.0 - slowness), nearest, LARGEST)
+            self.largest = min(1.0 - slowness, nearest)
         root = math.sqrt(1.0 - self.largest)
         self._gain, self._memory = 4.0 / (1.0 + root) ** 2, ((1.0 - root) / (1.0 + root)) ** 2
 

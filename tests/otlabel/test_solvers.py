@@ -319,13 +319,13 @@ def test_init_of_the_converged_result_needs_two_passes_at_most(solver, problem):
 @pytest.mark.parametrize("problem", WARM)
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_init_of_a_perturbed_problem_needs_fewer_passes(solver, problem):
-    problem, settings = WARM[problem], checked_at_once(solver, tol=1e-4, max_iter=10_000)
+    problem, settings = WARM[problem], checked_at_once(solver, tol=5e-5, max_iter=10_000)
     noise = 0.01 * randn(*problem.scores.shape, seed=3, dtype=problem.scores.dtype)
     perturbed = replace(problem, scores=problem.scores + noise)
     cold, warm = (perturbed.label(settings, init=init) for init in (None, problem.label(settings)))
     assert warm.converged.all()
     assert warm.n_iter.max() < cold.n_iter.max()
-    assert_labels_close(warm.labels, cold.labels, atol=3e-2)  # columns off by 1e-4 over shares of 1/16
+    assert_labels_close(warm.labels, cold.labels, atol=1e-2)  # columns off by 5e-5 over shares of 1/16
 
 
 @pytest.mark.parametrize("epsilon", [0.005, 0.001])
