@@ -8,16 +8,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from otlabel.kernel import CPU_BLOCK_ENTRIES, CUDA_BLOCK_ENTRIES, LOWEST, DenseKernel, label_dtype, within
-from otlabel.products import GROUP_ROWS, Products, divisor, row_sums
+from otlabel.kernel import LOWEST, DenseKernel, block_entries, label_dtype, threads, within
+from otlabel.pages import empty
+from otlabel.products import FETCHED_ROW, GROUP_ROWS, LONG_ROW, Products, divisor, row_sums
 
-# Entries of one tile: half a mebibyte of float32, read twice from a core's own cache. Tiles of long rows have at least
-# TILE_ROWS, else their column sums would outweigh them.
-TILE_ENTRIES = 2**17
+# Entries of one tile for each thread: a mebibyte of float32, read twice from the core's own cache. Tiles of long rows
+# have at least TILE_ROWS, else their column sums would outweigh them.
+TILE_ENTRIES = 2**18
 TILE_ROWS = 32
-# Entries up to which a batch of small problems is multiplied at once: it fits the cache that cores share, and one call
-# for all costs less than tiles gain.
-UNCUT_ENTRIES = 2**22
+# Entries up to which one problem is multiplied at once, and twice as many of a batch of small ones: they fit the cache
+# that cores share, and one call for all costs less than tiles gain.
+UNCUT_ENTRIES = 2**21
 # Entries up to which the kernel is float64 whatever the scores: there the calls cost more than the numbers.
 FLOAT64_ENTRIES = 2**15
 # Exponents of absorbed entries are raised to FLOOR, and duals may move by REACH before the kernel is absorbed anew;
@@ -30,6 +31,14 @@ DIRECT_RANGE = 50.0
 ACCURATE_ROW = 128
 
 
+def is_uncut(shape: torch.Size) -> bool:
+    """Whether a kernel of this shape (b, n, k) is multiplied at once on the CPU."""
+    entries, k = shape[1:].numel(), shape[2]
+    if shape[0] > 1 and entries <= TILE_ENTRIES:
+        return shape.numel() <= 2 * UNCUT_ENTRIES
+    return shape.numel() <= TILE_ENTRIES or (shape[0] == 1 and k <= LONG_ROW and entries <= UNCUT_ENTRIES)
+
+
 @dataclass(frozen=True)
 class _Tile:
     """Part of the kernel that stays in cache: rows of one problem (2-D) or a few whole problems (3-D)."""
@@ -40,6 +49,7 @@ class _Tile:
     weight: Tensor  # (r,) or (g, r)
     row_sum: Tensor  # same shape
     groups: list[tuple[slice, Tensor, Tensor]]  # rows of (m, size, k), and where their m column sums go, (m, 1, k)
+    is_shared: bool = False  # whether threads share it, each with groups of its own
 
 
 class AbsorbedKernel:
@@ -60,11 +70,14 @@ class AbsorbedKernel:
         row_sum: r of the last pass, shape (b, n).
     """
 
-    def __init__(self, kernel: DenseKernel, *, precise: bool = False) -> None:
+    def __init__(self, kernel: DenseKernel, *, precise: bool = False, block: Tensor | None = None) -> None:
+        """Make a buffer, or take `block` for it where that has the right dtype."""
         scores = kernel.scores
         self.kernel = kernel
         self.dtype = torch.float64 if precise or scores.numel() <= FLOAT64_ENTRIES else label_dtype(scores.dtype)
-        self.block = torch.empty(scores.shape, dtype=self.dtype, device=scores.device)
+        if block is None or block.dtype != self.dtype:
+            block = empty(scores.shape, self.dtype, scores.device)
+        self.block = block.view(scores.shape)
         self.weight = kernel.weight.to(self.dtype).contiguous()  # viewed in other shapes
         self.log_v: Tensor | None = None
         self.shift: Tensor | float = 0.0
@@ -75,9 +88,7 @@ class AbsorbedKernel:
         self.row_sum = row_sum
         self._products = None
         self._exponent: Tensor | None = None  # spares a small problem that is absorbed often new memory
-        batch, n, k = self.block.shape
-        small_batch = batch > 1 and n * k <= TILE_ENTRIES and self.block.numel() <= UNCUT_ENTRIES
-        if small_batch or self.block.numel() <= TILE_ENTRIES or self.block.device.type != "cpu":
+        if is_uncut(self.block.shape) or self.block.device.type != "cpu":
             self._products = Products(self.block, self.weight, self.row_sum)
         else:
             self._cut()
@@ -85,11 +96,11 @@ class AbsorbedKernel:
     def _cut(self) -> None:
         """Cut the buffer into tiles, and tiles into groups of rows whose columns are summed in the dtype of E."""
         batch, n, k = self.block.shape
-        size = GROUP_ROWS if self.dtype == torch.float32 else n
+        count = threads()
         self._tiles: list[_Tile] = []
         if 2 * n * k <= TILE_ENTRIES:
-            size = divisor(n) if size < n else n
-            step, parts = max(1, TILE_ENTRIES // (n * k)), n // size
+            size = divisor(n) if self.dtype == torch.float32 and n > GROUP_ROWS else n
+            step, parts = max(1, count * TILE_ENTRIES // (n * k)), n // size
             self._partial = self.block.new_empty(batch * parts, 1, k)
             for start in range(0, batch, step):
                 problems = slice(start, min(batch, start + step))
@@ -99,8 +110,7 @@ class AbsorbedKernel:
                 tile = _Tile(problems, slice(None), block, self.weight[problems], self.row_sum[problems], groups)
                 self._tiles.append(tile)
             return
-        step = min(n, max(TILE_ROWS, TILE_ENTRIES // k))
-        step -= step % size if size < step < n else 0
+        size, step = self._tile_size(count)
         cuts = [slice(start, min(n, start + step)) for start in range(0, n, step)]
         self._partial = self.block.new_empty(batch * sum(-(-(rows.stop - rows.start) // size) for rows in cuts), 1, k)
         at = 0
@@ -113,13 +123,27 @@ class AbsorbedKernel:
                         group = block[part].view(-1, min(size, part.stop - part.start), k)
                         groups.append((part, group, self._partial[at : at + group.shape[0]]))
                         at += group.shape[0]
-                tile = _Tile(slice(i, i + 1), rows, block, self.weight[i, rows], self.row_sum[i, rows], groups)
-                self._tiles.append(tile)
+                vectors = self.weight[i, rows], self.row_sum[i, rows]
+                self._tiles.append(_Tile(slice(i, i + 1), rows, block, *vectors, groups, count > 1))
+
+    def _tile_size(self, count: int) -> tuple[int, int]:
+        """Rows of a group and of a tile of one problem, for so many threads."""
+        _, n, k = self.block.shape
+        if count == 1:
+            size, step = GROUP_ROWS if self.dtype == torch.float32 else n, min(n, max(TILE_ROWS, TILE_ENTRIES // k))
+            return size, step - step % size if size < step < n else step
+        # Products share out groups, so each thread needs some, and the same ones in both products.
+        each = max(TILE_ROWS, TILE_ENTRIES // k)
+        if k > LONG_ROW:  # there a tile is copied
+            each = TILE_ROWS // count
+        each = max(1, min(each, n // count))
+        size = min(GROUP_ROWS, each)
+        return size, count * (each - each % size)
 
     def _blocks(self) -> Iterator[tuple[slice, slice]]:
         """Problems and rows of blocks to be made or finished one after the other."""
         batch, n, k = self.block.shape
-        entries = CPU_BLOCK_ENTRIES if self.block.device.type == "cpu" else CUDA_BLOCK_ENTRIES
+        entries = block_entries(self.block.device)
         problems = min(batch, max(1, entries // (n * k)))
         rows = n if problems > 1 else min(n, max(1, entries // k))
         for first in range(0, batch, problems):
@@ -215,8 +239,19 @@ class AbsorbedKernel:
             self._tile_row_sums(tile, factor)
 
     def _tile_row_sums(self, tile: _Tile, factor: Tensor) -> Tensor:
-        row_sums(tile.block, factor[tile.problems], out=tile.row_sum)
-        return self._positive(tile.row_sum)
+        return self._positive(self._rows(tile, factor, tile.row_sum))
+
+    @staticmethod
+    def _rows(tile: _Tile, factor: Tensor, out: Tensor) -> Tensor:
+        """`E factor` of a tile."""
+        factor, k = factor[tile.problems], factor.shape[-1]
+        if not tile.is_shared or (k > LONG_ROW and factor.dtype == torch.float32):
+            return row_sums(tile.block, factor, out=out)
+        if k > FETCHED_ROW:
+            tile.block.sum()  # as in row_sums
+        for part, rows, _ in tile.groups:  # the product with a matrix runs on one thread, with a batch of them on all
+            torch.bmm(factor.expand(rows.shape[0], 1, k), rows.mT, out=out[part].view(rows.shape[0], 1, rows.shape[1]))
+        return out
 
     def product(self, factor: Float[Tensor, "b k"], vector: Float[Tensor, "b k"]) -> Float[Tensor, "b k"]:
         """`P' diag(a) P vector` for the labels P at `factor`, whose pass must have been the last."""
@@ -226,7 +261,7 @@ class AbsorbedKernel:
             return factor * self._products.columns(means)
 
         def row_scale(tile: _Tile) -> Tensor:
-            means = row_sums(tile.block, scaled[tile.problems])
+            means = self._rows(tile, scaled, torch.empty_like(tile.row_sum))
             return means.mul_(tile.weight).div_(tile.row_sum).div_(tile.row_sum)
 
         return factor * self._accumulate(row_scale)
@@ -236,15 +271,15 @@ class AbsorbedKernel:
         # A buffer that is kept saves a small problem calls, but would cost a large one memory.
         if self._products is not None and stride == 1 and self.block.numel() <= TILE_ENTRIES:
             return self._products.gram()
-        scale = self.weight.sqrt().div_(self.row_sum)
-        if self._products is not None or stride > 1:
-            block = self.block[:, ::stride] * scale[:, ::stride, None]
+        scale = self.weight.sqrt().div_(self.row_sum).unsqueeze(-1)
+        if stride > 1:
+            block = self.block[:, ::stride] * scale[:, ::stride]
             return torch.bmm(block.mT, block).to(torch.float64)
         batch, _, k = self.block.shape
         total = self.block.new_zeros(batch, k, k, dtype=torch.float64)
-        for tile in self._tiles:
-            block = tile.block * scale[tile.problems, tile.rows].view(*tile.weight.shape, 1)
-            total[tile.problems] += torch.matmul(block.transpose(-1, -2), block)
+        for problems, rows in self._blocks():
+            block = within(self.block, problems, rows) * within(scale, problems, rows)
+            total[problems] += torch.bmm(block.mT, block)
         return total
 
     def _accumulate(self, row_scale: Callable[[_Tile], Tensor]) -> Tensor:
@@ -266,7 +301,7 @@ class AbsorbedKernel:
         """Labels at `factor`, whose pass must have been the last; written over E where the dtype allows."""
         dtype = label_dtype(self.kernel.scores.dtype)
         factor = factor.to(self.dtype)
-        labels = self.block if dtype == self.dtype else torch.empty_like(self.block, dtype=dtype)
+        labels = self.block if dtype == self.dtype else empty(self.block.shape, dtype, self.block.device)
         factor, row_sum = factor.unsqueeze(1), self.row_sum.unsqueeze(-1)
         normalises = self.dtype == torch.float32 and self.block.shape[-1] > ACCURATE_ROW
         for problems, rows in self._blocks():

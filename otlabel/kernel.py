@@ -14,9 +14,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from otlabel.pages import empty
 from otlabel.sides import Side
 
-# Entries of one float64 block: small enough to stay in a core's cache, large enough to hide the cost of a call.
+# Entries of one float64 block for each thread: small enough to stay in a core's cache, large enough to hide the cost of
+# a call.
 CPU_BLOCK_ENTRIES = 2**17
 CUDA_BLOCK_ENTRIES = 2**26
 Sums = Literal["checked", "logs", "plain"]
@@ -120,8 +122,7 @@ class DenseKernel:
         Returns:
             Labels, and what `row_step` returns.
         """
-        dtype = label_dtype(self.scores.dtype)
-        labels = torch.empty_like(self.scores, dtype=dtype, memory_format=torch.contiguous_format)
+        labels = empty(self.scores.shape, label_dtype(self.scores.dtype), self.scores.device)
         return labels, *self._row_step(log_v, labels)
 
     def _row_step(
@@ -201,8 +202,7 @@ class DenseKernel:
     def row_blocks(self) -> Iterator[slice]:
         """Rows of blocks that stay in cache in float64."""
         batch, n, k = self.scores.shape
-        entries = CPU_BLOCK_ENTRIES if self.scores.device.type == "cpu" else CUDA_BLOCK_ENTRIES
-        rows = max(1, entries // (batch * k))
+        rows = max(1, block_entries(self.scores.device) // (batch * k))
         return (slice(start, min(n, start + rows)) for start in range(0, n, rows))
 
     def take(self, index: Tensor) -> "DenseKernel":
@@ -274,6 +274,16 @@ def _column_max(scores: Float[Tensor, "b n k"]) -> Float[Tensor, "b k"]:
     whole = n // fold * fold
     folded = scores[:, :whole].reshape(batch, -1, fold * k).amax(dim=1).view(batch, fold, k)
     return torch.cat([folded, scores[:, whole:]], dim=1).amax(dim=1)
+
+
+def block_entries(device: torch.device) -> int:
+    """Entries that are worked on at once, of what needs no product."""
+    return CPU_BLOCK_ENTRIES * threads() if device.type == "cpu" else CUDA_BLOCK_ENTRIES
+
+
+def threads() -> int:
+    """Threads that work on one call; a compiler sees none."""
+    return 1 if torch.compiler.is_compiling() else torch.get_num_threads()
 
 
 def label_dtype(dtype: torch.dtype) -> torch.dtype:

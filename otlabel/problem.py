@@ -346,8 +346,7 @@ def _check_scores(
         return scores, None
     if scores.numel() == 0:
         return scores, (math.inf, -math.inf)
-    low, high = torch.aminmax(scores)  # both are NaN if an entry is
-    span = low.item(), high.item()
+    span = value_range(scores)
     if not span[1] < math.inf:
         nan, inf = int(scores.isnan().sum()), int((scores == math.inf).sum())
         raise ValueError(

@@ -83,8 +83,8 @@ class Auto(Solver):
             if plan == "done":
                 labels, measure = lean.finish(met=True)
                 return self._report(problem, labels, measure, has_ended=True)
-            state = Iterate(problem, self.tol)
-            state.absorb(lean.log_v())
+            state = Iterate(problem, self.tol, block=lean.block)
+            state.go_on_from(lean.block, lean.shift, lean.factor.to(torch.float64).unsqueeze(0))
             state.move(state.factor)
             state.passes = lean.passes  # the same point again
             self._go_on(state, plan)

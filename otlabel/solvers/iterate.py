@@ -65,9 +65,12 @@ class Iterate:
         system: Buffers of Newton's method.
     """
 
-    def __init__(self, problem: LabelProblem, tol: float | None, init: Tensor | None = None) -> None:
+    def __init__(
+        self, problem: LabelProblem, tol: float | None, init: Tensor | None = None, block: Tensor | None = None
+    ) -> None:
         self.problem, self.tol, self.init = problem, tol, init
-        self.kernel = self._whole = AbsorbedKernel(problem.kernel, precise=tol is not None and tol < FLOAT32_TOL)
+        precise = tol is not None and tol < FLOAT32_TOL
+        self.kernel = self._whole = AbsorbedKernel(problem.kernel, precise=precise, block=block)
         self.passes = 0
         self.next_recentre = 1  # passes after which Sinkhorn's iteration asks whether to absorb anew
         self.cooling = 1.0
@@ -101,6 +104,15 @@ class Iterate:
         else:
             self.kernel.absorb_direct(0.0, 0.0)
         self._at_rest()
+
+    def go_on_from(self, block: Tensor, shift: Tensor | float, factor: Tensor) -> None:
+        """Start where other work on the same problem ended: on its exponentials, where they fit, else at its duals."""
+        if self.kernel.block.data_ptr() == block.data_ptr():
+            self.kernel.log_v, self.kernel.shift = None, shift
+            self._at_rest()
+            self.factor, self._most_moved = factor, math.inf
+        else:
+            self.absorb(factor.log())
 
     def absorb(self, log_v: Tensor, cooling: float = 1.0) -> None:
         """Make the kernel anew at `log_v`."""

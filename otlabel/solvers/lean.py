@@ -5,8 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-from otlabel.absorbed import ACCURATE_ROW, DIRECT_RANGE, FLOOR, TILE_ENTRIES
+from otlabel.absorbed import ACCURATE_ROW, DIRECT_RANGE, FLOOR, TILE_ENTRIES, is_uncut
 from otlabel.kernel import LOWEST
+from otlabel.pages import empty
 from otlabel.problem import LabelProblem
 from otlabel.products import products
 from otlabel.result import LastPass
@@ -22,10 +23,17 @@ SOUND = {torch.float32: 60.0, torch.float64: 550.0}
 
 
 def is_lean(problem: LabelProblem) -> bool:
-    """Whether `LeanIterate` can try the problem: it fits a tile, and all share one epsilon."""
+    """Whether `LeanIterate` can try the problem: it is small, and all share one epsilon."""
     scores = problem.kernel.scores
-    known = problem.exponent_range < math.inf and problem.kernel.scale is not None
-    return known and scores.numel() <= TILE_ENTRIES and scores.is_cpu
+    if problem.exponent_range == math.inf or problem.kernel.scale is None or not scores.is_cpu:
+        return False
+    # Above a tile, float64 would take more memory than the scores.
+    return scores.numel() <= TILE_ENTRIES or (_is_narrow(problem) and is_uncut(scores.shape))
+
+
+def _is_narrow(problem: LabelProblem) -> bool:
+    """Whether float32 can hold all exponentials that float32 scores may need."""
+    return problem.exponent_range <= DIRECT_RANGE and abs(problem.prior_peak) <= LARGEST_PRIOR
 
 
 class LeanIterate:
@@ -45,8 +53,7 @@ class LeanIterate:
         self.problem, self.tol, self.passes, self.sums_labels = problem, tol, 0, False
         self.single = kernel.scores.shape[0] == 1
         weight, marginal = self._cut(kernel.given_weight), self._cut(problem.given_marginal)
-        is_narrow = problem.exponent_range <= DIRECT_RANGE and abs(problem.prior_peak) <= LARGEST_PRIOR
-        precise = not is_narrow or (tol is not None and tol < FLOAT32_TOL)
+        precise = not _is_narrow(problem) or (tol is not None and tol < FLOAT32_TOL)
         self.dtype = torch.float64 if precise else problem.dtype
         self.has_one_shift = problem.exponent_range <= FLOAT64_RANGE
         self.is_sound = True
@@ -89,11 +96,13 @@ class LeanIterate:
         assert scores is not None  # noqa: S101
         scores = scores.contiguous()
         is_shifted = self.has_one_shift and problem.largest_exponent > LARGEST_UNSHIFTED
+        block = empty(scores.shape, dtype, scores.device)
+        if scores.dtype != dtype:
+            scores = block.copy_(scores)
         if is_shifted:
-            block = torch.sub(scores, top) if scores.dtype == dtype else scores.to(dtype).sub_(top)
-            block.mul_(scale)
+            torch.sub(scores, top, out=block).mul_(scale)
         else:
-            block = torch.mul(scores, scale) if scores.dtype == dtype else scores.to(dtype).mul_(scale)
+            torch.mul(scores, scale, out=block)
         if prior is not None:
             block.add_(prior, alpha=kernel.prior_weight)
             if is_shifted:

@@ -14,8 +14,8 @@ from otlabel.streaming.sources import Blocks, split
 
 # Column sums of the plan are trusted down to here; below, the pass is taken again in logarithms.
 SMALLEST_SUM = {torch.float32: 1e-25, torch.float64: 1e-280}
-# Rows that are summed in float32; the sums of these groups are in float64.
-GROUP = 128
+# Rows that are summed in float32; the sums of these groups are in float64. Threads share out groups.
+GROUP = 64
 
 OnBlock = Callable[[int, int], None]
 

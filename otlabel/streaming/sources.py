@@ -12,11 +12,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, RandomSampler
 
 from otlabel.errors import require
+from otlabel.kernel import threads
 
 # Entries of a block: 34 MiB in float16. Allocations above 32 MiB go back to the system as soon as they are freed;
 # smaller ones glibc would keep, more of them with every pass.
 BLOCK_ENTRIES = 17 * 2**20
-# Entries that are worked on together: few enough for a core's cache, many enough to keep a GPU busy.
+# Entries that are worked on together: few enough for the cache of each core, many enough to keep a GPU busy.
 TILE_ENTRIES = 2**18
 CUDA_TILE_ENTRIES = 2**24
 # Rows that are read together where a sample is taken: neighbours on the disk.
@@ -253,7 +254,7 @@ def as_blocks(source: Any, rows: int | None = None) -> Blocks:
 
 def split(block: Tensor) -> tuple[Tensor, ...]:
     """Rows of a block, few enough at a time to stay in the cache."""
-    entries = TILE_ENTRIES if block.is_cpu else CUDA_TILE_ENTRIES
+    entries = TILE_ENTRIES * threads() if block.is_cpu else CUDA_TILE_ENTRIES
     return torch.split(block, max(1, entries // block.shape[1]))
 
 

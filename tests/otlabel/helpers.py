@@ -126,8 +126,11 @@ class Largest:
 
 
 @contextmanager
-def patched(reach: float | None = None, **constants: float) -> Iterator[None]:
-    """Constants of the library changed for a while, in every module with a copy; `reach` is that of each dtype."""
+def patched(reach: float | None = None, **constants: object) -> Iterator[None]:
+    """Constants of the library changed for a while, in every module with a copy; `reach` is that of each dtype.
+
+    A function, such as `threads`, may be replaced likewise.
+    """
     modules = [module for name, module in sorted(sys.modules.items()) if name.split(".")[0] == "otlabel"]
     with pytest.MonkeyPatch.context() as patch:
         for name, value in constants.items():

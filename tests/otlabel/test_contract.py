@@ -241,25 +241,33 @@ def check_sample_of_weight_two_is_two_copies(problem: Problem) -> None:
 
 
 # Constants that force another path through the kernel, and only change the rounding: tiles, blocks and groups of one
-# row, or that do not divide the rows, or of whole problems; row maxima where one shift would do; rows normalised by a
-# sum of their own, at the end or in every pass. A tile of no entry also keeps small problems from their lean loop.
-SMALL = {"TILE_ENTRIES": 20, "TILE_ROWS": 1}
+# row, or that do not divide the rows, or of whole problems; tiles that threads share; row maxima where one shift would
+# do; rows normalised by a sum of their own, at the end or in every pass. Where nothing stays uncut and no tile holds an
+# entry, small problems are kept from their lean loop.
+CUT = {"UNCUT_ENTRIES": 0, "TILE_ENTRIES": 0}
+SMALL = {**CUT, "TILE_ENTRIES": 20, "TILE_ROWS": 1}
+SHARED = {"threads": lambda: 3}
 PATHS = [
-    {"TILE_ENTRIES": 0, "TILE_ROWS": 1},
+    {**CUT, "TILE_ROWS": 1},
+    CUT,
     {"TILE_ENTRIES": 0},
     SMALL,
     {**SMALL, "GROUP_ROWS": 2},
-    {"TILE_ENTRIES": 30, "TILE_ROWS": 5, "GROUP_ROWS": 2},
-    {"TILE_ENTRIES": 47, "TILE_ROWS": 10, "GROUP_ROWS": 3},
-    {"TILE_ENTRIES": 100},
-    {"TILE_ENTRIES": 100, "GROUP_ROWS": 5},
+    {**CUT, "TILE_ENTRIES": 30, "TILE_ROWS": 5, "GROUP_ROWS": 2},
+    {**CUT, "TILE_ENTRIES": 47, "TILE_ROWS": 10, "GROUP_ROWS": 3},
+    {**CUT, "TILE_ENTRIES": 100},
+    {**CUT, "TILE_ENTRIES": 100, "GROUP_ROWS": 5},
+    {**CUT, "TILE_ENTRIES": 100, **SHARED},
+    {**SMALL, **SHARED},
+    {**CUT, "TILE_ROWS": 4, "GROUP_ROWS": 2, "FETCHED_ROW": 1, **SHARED},
+    {**SMALL, "LONG_ROW": 2, **SHARED},
     {"GROUP_ROWS": 1},
     {"GROUP_ROWS": 2},
     {**SMALL, "DIRECT_RANGE": -1.0},
     {"DIRECT_RANGE": -1.0},
     {"CPU_BLOCK_ENTRIES": 1},
     {"CPU_BLOCK_ENTRIES": 50},
-    {"CPU_BLOCK_ENTRIES": 50, "TILE_ENTRIES": 0, "DIRECT_RANGE": -1.0},
+    {**CUT, "CPU_BLOCK_ENTRIES": 50, "DIRECT_RANGE": -1.0},
     {"ACCURATE_ROW": 2},
     {**SMALL, "ACCURATE_ROW": 2},
     {"LONG_ROW": 2},

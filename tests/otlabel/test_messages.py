@@ -24,6 +24,7 @@ from otlabel import (
     sinkhorn_marginal_label,
     sinkhorn_prior_label,
 )
+from otlabel.errors import FAST_RANGE_BLOCK, FAST_RANGE_FROM, value_range
 from otlabel.graphs import CapturedLabeler
 from otlabel.priors import gaussian_rank_prior, temporal_gaussian_prior
 from otlabel.testing import assert_feasible, reference_solve
@@ -902,3 +903,26 @@ def test_message_names_the_argument_what_is_required_what_arrived_and_what_to_do
     call, kind, _ = CASES[case]
     with pytest.raises(kind, match=r"(?s)^[^.]*`\w+`.* must .*, got .*\. [A-Z0-9-].*\.$"):
         call()
+
+
+# ---------------------------------------------------------------- ranges
+
+
+@pytest.mark.parametrize("count", [1, 7, FAST_RANGE_FROM, 2 * FAST_RANGE_BLOCK + 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.int64], ids=str)
+def test_range_of_values_however_many(count, dtype):
+    value = torch.randint(-1000, 1000, (count,), generator=torch.Generator().manual_seed(count)).to(dtype)
+    assert value_range(value) == (int(value.min()), int(value.max()))
+    strided = value.expand(2, -1).T[:, :1]
+    assert value_range(strided) == value_range(value)
+    if dtype.is_floating_point:
+        for at in (0, count // 2, count - 1):
+            spoilt = value.clone()
+            spoilt[at] = NAN
+            assert all(end != end for end in value_range(spoilt))
+            spoilt[at] = -INF
+            assert value_range(spoilt)[0] == -INF
+
+
+def test_range_of_no_values():
+    assert value_range(torch.empty(0, 3)) == (0.0, 0.0)

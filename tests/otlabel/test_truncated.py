@@ -255,7 +255,10 @@ def logarithmic_loop(problem, steps):
     return torch.softmax(kernel + log_v[..., None, :], dim=-1).nan_to_num(nan=0.0), largest
 
 
-@pytest.mark.parametrize("path", [{}, {"TILE_ENTRIES": 0}, {"TILE_ENTRIES": 0, "CPU_BLOCK_ENTRIES": 30}], ids=str)
+CUT = {"UNCUT_ENTRIES": 0, "TILE_ENTRIES": 0}
+
+
+@pytest.mark.parametrize("path", [{}, CUT, {**CUT, "CPU_BLOCK_ENTRIES": 30}], ids=["lean", "general", "blocks"])
 @pytest.mark.parametrize("seed", [*range(80), *BEYOND])
 def test_truncated_loop_of_any_range_is_that_in_logarithms(seed, path):
     problem = wild(seed)
@@ -284,7 +287,8 @@ def test_duals_that_the_small_loop_cannot_hold_are_left_to_the_other(monkeypatch
 INPUTS = {
     "single": rand(200, 20, dtype=torch.float32),
     "batch": rand(3, 40, 6, dtype=torch.float32),
-    "tiles": rand(3000, 100, dtype=torch.float32),
+    "uncut": rand(3000, 100, dtype=torch.float32),
+    "tiles": rand(25_000, 100, dtype=torch.float32),
     "float64": rand(200, 20),
     "half": rand(200, 20, dtype=torch.bfloat16),
 }
