@@ -90,11 +90,10 @@ def require_beside(value: Tensor, name: str, other: Tensor, other_name: str) -> 
 
 def value_range(value: Tensor) -> tuple[float, float]:
     """Smallest and largest entry; NaN in both if there is one, zeros if the tensor is empty."""
-    value, count = value.detach(), value.numel()
+    value, count = value.detach() if value.requires_grad else value, value.numel()
     if not count:
         return 0.0, 0.0
-    is_fast = value.is_cpu and value.dtype in (torch.float32, torch.float64) and value.is_contiguous()
-    if count < FAST_RANGE_FROM or not is_fast:
+    if count < FAST_RANGE_FROM or not _has_fast_range(value):
         low, high = torch.aminmax(value)
     elif count <= FAST_RANGE_BLOCK:
         low, high = value.amin(), value.amax()
@@ -103,6 +102,10 @@ def value_range(value: Tensor) -> tuple[float, float]:
         ends = torch.stack([end for block in blocks for end in (block.amin(), block.amax())])
         low, high = torch.aminmax(ends)
     return low.item(), high.item()
+
+
+def _has_fast_range(value: Tensor) -> bool:
+    return value.is_cpu and value.dtype in (torch.float32, torch.float64) and value.is_contiguous()
 
 
 def require_mass(value: Tensor, name: str, advice: str) -> None:

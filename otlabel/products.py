@@ -1,6 +1,7 @@
 """Products of an absorbed kernel with vectors, in as few calls as accuracy allows."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -106,9 +107,10 @@ def products(block: Tensor) -> tuple[Callable[[Tensor], Tensor], Callable[[Tenso
             lambda factor: torch.bmm(factor.unsqueeze(1), wide).squeeze(1),
             lambda scale: torch.bmm(scale.view(-1, 1, size), parts).view(batch, -1, k).sum(dim=1),
         )
-    size, transposed = _group_size(block), block.t()
+    rows, columns = partial(torch.mv, block), partial(torch.mv, block.t())
+    size = n if n <= 4 * GROUP_ROWS else _group_size(block)
     if size == n:
-        return lambda factor: torch.mv(block, factor), lambda scale: torch.mv(transposed, scale)
+        return rows, columns
     whole = n // size * size
     parts, rest = block[:whole].view(-1, size, k), block[whole:].t()
 
@@ -116,7 +118,7 @@ def products(block: Tensor) -> tuple[Callable[[Tensor], Tensor], Callable[[Tenso
         total = torch.bmm((scale if whole == n else scale[:whole]).view(-1, 1, size), parts).sum(dim=(0, 1))
         return total if whole == n else total.add_(torch.mv(rest, scale[whole:]))
 
-    return lambda factor: torch.mv(block, factor), grouped
+    return rows, grouped
 
 
 def _group_size(block: Tensor) -> int:

@@ -96,13 +96,14 @@ class LeanIterate:
         assert scores is not None  # noqa: S101
         scores = scores.contiguous()
         is_shifted = self.has_one_shift and problem.largest_exponent > LARGEST_UNSHIFTED
-        block = empty(scores.shape, dtype, scores.device)
+        # The call to `empty` is worth its while for large problems only.
+        out = empty(scores.shape, dtype, scores.device) if scores.numel() > TILE_ENTRIES else None
         if scores.dtype != dtype:
-            scores = block.copy_(scores)
+            scores = out = scores.to(dtype) if out is None else out.copy_(scores)
         if is_shifted:
-            torch.sub(scores, top, out=block).mul_(scale)
+            block = torch.sub(scores, top, out=out).mul_(scale)
         else:
-            torch.mul(scores, scale, out=block)
+            block = torch.mul(scores, scale, out=out)
         if prior is not None:
             block.add_(prior, alpha=kernel.prior_weight)
             if is_shifted:
@@ -185,7 +186,9 @@ class LeanIterate:
             self.row_sum = labels.sum(dim=-1)
             if self._spare is not None:
                 self.row_sum.add_(self._spare)
-        labels = labels.div_(self.row_sum.unsqueeze(-1)).to(problem.dtype)
+        labels.div_(self.row_sum.unsqueeze(-1))
+        if labels.dtype != problem.dtype:
+            labels = labels.to(problem.dtype)
         return labels, LastPass(
             batch_shape=problem.batch_shape,
             strength=problem.kernel.strength,
