@@ -22,6 +22,8 @@ COMPACT_ENTRIES = 2**16
 LARGEST_UNSHIFTED = 25.0
 # Size of the prior's largest exponent up to which float32 adds it accurately.
 LARGEST_PRIOR = 25.0
+# Size of exponents that float32 rounds by less than a thousandth: annealing needs no more.
+LARGEST_ROUGH = 1e4
 # Of Newton's system, relative to its diagonal, at first.
 FIRST_DAMPING = 1e-3
 # Most that one Newton step moves one dual, at first. Clipping each class, not scaling the step, keeps a class whose
@@ -38,14 +40,15 @@ STUCK_LOOKS = 8
 HOST_ENTRIES = 32
 
 
-def has_one_shift(problem: LabelProblem) -> bool:
+def has_one_shift(problem: LabelProblem, cooling: float = 1.0) -> bool:
     """Whether the exponentials need one shift only, not one for each row: the range is known to be small.
 
     Where a mask forbids labels the duals may leave that range all the same.
     """
     kernel = problem.kernel
-    is_plain = not kernel.has_infinities and kernel.scale is not None and abs(problem.prior_peak) <= LARGEST_PRIOR
-    return is_plain and problem.exponent_range <= DIRECT_RANGE
+    if kernel.has_infinities or kernel.scale is None:
+        return False
+    return problem.exponent_range <= cooling * DIRECT_RANGE and abs(problem.prior_peak) <= cooling * LARGEST_PRIOR
 
 
 class Iterate:
@@ -95,14 +98,13 @@ class Iterate:
 
     # ------------------------------------------------------------------ moving
 
-    def absorb_direct(self) -> None:
+    def absorb_direct(self, cooling: float = 1.0) -> None:
         """Make the kernel at v = 0, without looking at row maxima."""
         problem = self.problem
         assert problem.top is not None  # noqa: S101 - for the type checker
-        if problem.largest_exponent > LARGEST_UNSHIFTED:
-            self.kernel.absorb_direct(problem.top, problem.prior_peak)
-        else:
-            self.kernel.absorb_direct(0.0, 0.0)
+        is_shifted = problem.largest_exponent > cooling * LARGEST_UNSHIFTED
+        self.cooling = cooling
+        self.kernel.absorb_direct(*((problem.top, problem.prior_peak) if is_shifted else (0.0, 0.0)), cooling)
         self._at_rest()
 
     def go_on_from(self, block: Tensor, shift: Tensor | float, factor: Tensor) -> None:
@@ -117,8 +119,15 @@ class Iterate:
     def absorb(self, log_v: Tensor, cooling: float = 1.0) -> None:
         """Make the kernel anew at `log_v`."""
         self.cooling = cooling
-        self.kernel.absorb(log_v if self.empty is None else log_v.masked_fill(self.empty, -torch.inf), cooling)
+        log_v = log_v if self.empty is None else log_v.masked_fill(self.empty, -torch.inf)
+        self.kernel.absorb(log_v, cooling, is_rough=cooling > 1.0 and self._may_be_rough(cooling))
         self._at_rest()
+
+    def _may_be_rough(self, cooling: float) -> bool:
+        """Whether exponents in float32 are good enough to anneal with."""
+        kernel = self.problem.kernel
+        has_all = not kernel.has_holes and kernel.scale is not None
+        return has_all and self.problem.largest_exponent <= cooling * LARGEST_ROUGH
 
     def _at_rest(self) -> None:
         self.factor = torch.ones_like(self.marginal)
