@@ -18,8 +18,9 @@ from otlabel.pages import empty
 from otlabel.sides import Side
 
 # Entries of one float64 block for each thread: small enough to stay in a core's cache, large enough to hide the cost of
-# a call.
+# a call. Blocks for more threads than MOST_THREADS would take more memory than they gain time.
 CPU_BLOCK_ENTRIES = 2**17
+MOST_THREADS = 16
 CUDA_BLOCK_ENTRIES = 2**26
 Sums = Literal["checked", "logs", "plain"]
 # Column sums below this are worked out again as log-sums: the exponentials of single entries may have underflowed.
@@ -279,7 +280,7 @@ def _column_max(scores: Float[Tensor, "b n k"]) -> Float[Tensor, "b k"]:
 
 def block_entries(device: torch.device) -> int:
     """Entries that are worked on at once, of what needs no product."""
-    return CPU_BLOCK_ENTRIES * threads() if device.type == "cpu" else CUDA_BLOCK_ENTRIES
+    return CPU_BLOCK_ENTRIES * min(threads(), MOST_THREADS) if device.type == "cpu" else CUDA_BLOCK_ENTRIES
 
 
 def threads() -> int:

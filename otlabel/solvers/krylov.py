@@ -100,15 +100,16 @@ def _thin(kernel: AbsorbedKernel, factor: Tensor, threshold: float) -> tuple[Ten
     n, k = block.shape
     step = max(SIEVE, THINNED_ENTRIES // k // SIEVE * SIEVE)
     for start in range(0, n, step):
-        labels = (block[start : start + step] * scale).div_(row_sum[start : start + step, None])
-        if labels.shape[0] % SIEVE:
+        rows = block[start : start + step] / row_sum[start : start + step, None]
+        if rows.shape[0] % SIEVE:
+            labels = rows.mul_(scale)
             row, column = (labels > threshold).nonzero(as_tuple=True)
             value = labels[row, column]
         else:
             # Searching all entries is slow, finding which groups of rows hold something is not.
-            groups = labels.view(-1, SIEVE, k)
-            group, column = (groups.amax(dim=1) > threshold).nonzero(as_tuple=True)
-            candidates = groups[group, :, column]
+            groups = rows.view(-1, SIEVE, k)
+            group, column = (groups.amax(dim=1).mul_(scale) > threshold).nonzero(as_tuple=True)
+            candidates = groups[group, :, column].mul_(scale[column, None])
             hit, within = (candidates > threshold).nonzero(as_tuple=True)
             row, column, value = group[hit] * SIEVE + within, column[hit], candidates[hit, within]
         kept += value.shape[0]
