@@ -71,7 +71,7 @@ class Entrant:
     samples: list[float] = field(default_factory=list)
 
     def warm_up(self, device: torch.device) -> None:
-        """Time a short call again: the trial also paid for what the first calls load, and would repeat it too little."""
+        """Time a short call again: the trial also paid for what first calls load, and would repeat it too little."""
         for _ in range(3):
             if self.seconds < SAMPLE_SECONDS:
                 start = time.perf_counter()

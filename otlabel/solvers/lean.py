@@ -100,10 +100,7 @@ class LeanIterate:
         out = empty(scores.shape, dtype, scores.device) if scores.numel() > TILE_ENTRIES else None
         if scores.dtype != dtype:
             scores = out = scores.to(dtype) if out is None else out.copy_(scores)
-        if is_shifted:
-            block = torch.sub(scores, top, out=out).mul_(scale)
-        else:
-            block = torch.mul(scores, scale, out=out)
+        block = torch.sub(scores, top, out=out).mul_(scale) if is_shifted else torch.mul(scores, scale, out=out)
         if prior is not None:
             block.add_(prior, alpha=kernel.prior_weight)
             if is_shifted:
