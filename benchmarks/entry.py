@@ -151,17 +151,18 @@ class Entries:
     def _measured_cost(self, entry: Entry, limit: float) -> tuple[float, float, str]:
         seconds: dict[int, float] = {}
         for count in (1, 1, 4, 4):  # the first call of each pays for warming up, so the better of two counts
-            if seconds.get(count, 0) > limit / 4:
+            if 1 < count and seconds.get(count, 0) > limit / 4:
                 continue
             ask = Ask(iterations=(count,) * self.problem.count)
             trial = attempt(lambda ask=ask: entry.run(ask), self.device, 20 * limit)
             if trial.failure:
                 return 0.0, 0.0, trial.failure
-            if count not in seconds and not check(entry.contender.plan(trial.answer), self.problem).finite:
+            is_first = count not in seconds
+            if is_first and not check(entry.contender.plan(trial.answer), self.problem).finite:
                 return 0.0, 0.0, "NaN"
             seconds[count] = min(trial.seconds, seconds.get(count, trial.seconds))
-            if trial.seconds > limit:
-                return trial.seconds, trial.seconds / count, ""
+            if seconds[count] > limit and not is_first:
+                return seconds[count], seconds[count] / count, ""
         return seconds[1], max((seconds[4] - seconds[1]) / 3, seconds[4] / 50), ""
 
     def _searched(self, entry: Entry, goal: Goal, expected: Tensor | None, limit: float) -> None:
