@@ -151,7 +151,7 @@ class Entries:
     def _measured_cost(self, entry: Entry, limit: float) -> tuple[float, float, str]:
         seconds: dict[int, float] = {}
         for count in (1, 1, 4, 4):  # the first call of each pays for warming up, so the better of two counts
-            if 1 < count and seconds.get(count, 0) > limit / 4:
+            if count > 1 and seconds.get(count, 0) > limit / 4:
                 continue
             ask = Ask(iterations=(count,) * self.problem.count)
             trial = attempt(lambda ask=ask: entry.run(ask), self.device, 20 * limit)
