@@ -9,8 +9,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-# Memory below that is kept by the allocator and used again; above, every tensor comes as new pages from the kernel.
-LARGE_BYTES = 2**22
+# Of smaller pieces of memory the allocator keeps most, and hands them out again.
+LARGE_BYTES = 2**24
 MADV_HUGEPAGE = 14
 
 
