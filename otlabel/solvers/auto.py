@@ -10,7 +10,7 @@ from torch import Tensor
 from otlabel.problem import LabelProblem
 from otlabel.result import LabelResult
 from otlabel.solvers.base import Solver
-from otlabel.solvers.iterate import Iterate, has_one_shift
+from otlabel.solvers.iterate import Iterate
 from otlabel.solvers.lean import LeanIterate, is_lean
 from otlabel.solvers.momentum import STALLED, Momentum
 from otlabel.solvers.newton import DENSE_CLASSES, SAMPLED_FROM, SAMPLED_ROWS, anneal, climb, climb_from_init
@@ -102,10 +102,7 @@ class Auto(Solver):
         if state.init is not None and climb_from_init(state, tol, max_iter, DENSE_CLASSES):
             return
         if self._is_easy(state.problem):
-            if has_one_shift(state.problem) and not state.problem.kernel.has_holes:
-                state.absorb_direct()
-            else:
-                state.absorb(torch.zeros_like(state.marginal))
+            state.start()
             state.move(state.factor)
             self._go_on(state, self._probe(state.problem, _Steps(state, tol)))
         else:

@@ -98,6 +98,13 @@ class Iterate:
 
     # ------------------------------------------------------------------ moving
 
+    def start(self, cooling: float = 1.0) -> None:
+        """Make the kernel at v = 0, from where duals may move far."""
+        if has_one_shift(self.problem, cooling) and not self.problem.kernel.has_holes:
+            self.absorb_direct(cooling)
+        else:
+            self.absorb(torch.zeros_like(self.marginal), cooling)
+
     def absorb_direct(self, cooling: float = 1.0) -> None:
         """Make the kernel at v = 0, without looking at row maxima."""
         problem = self.problem

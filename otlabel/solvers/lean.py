@@ -170,11 +170,6 @@ class LeanIterate:
         gradient = torch.addcmul(self.target, self.factor, self.column_sum, value=-1)
         return self.mass * norms(gradient.unsqueeze(0))[0]
 
-    def log_v(self) -> Tensor:
-        """Class duals, with a batch dimension."""
-        log_v = self.factor.to(torch.float64).log()
-        return (log_v if self.log_v0 is None else log_v + self.log_v0).reshape(-1, log_v.shape[-1])
-
     def finish(self, *, met: bool = False) -> tuple[Tensor, LastPass]:
         """Labels and report; the block becomes the labels."""
         problem, factor = self.problem, self.factor

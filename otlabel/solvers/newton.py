@@ -17,7 +17,7 @@ from torch import Tensor
 
 from otlabel.errors import require_count
 from otlabel.solvers.base import Solver
-from otlabel.solvers.iterate import FIRST_DAMPING, LONGEST_STEP, Iterate, dots, has_one_shift
+from otlabel.solvers.iterate import FIRST_DAMPING, LONGEST_STEP, Iterate, dots
 from otlabel.solvers.krylov import conjugate_gradient, sparse_direction
 from otlabel.solvers.system import System
 
@@ -86,8 +86,8 @@ def anneal(state: Iterate, tol: float, max_iter: int, *, dense_classes: int) -> 
     log_v = torch.zeros_like(state.marginal)
     cooling = max(1.0, min(state.problem.exponent_range, 1e300) / FIRST_RANGE)
     while cooling > 1.0 and state.passes + 1 < max_iter:  # the last pass is for the problem itself
-        if state.passes == 0 and has_one_shift(state.problem, cooling) and not state.problem.kernel.has_holes:
-            state.absorb_direct(cooling)
+        if state.passes == 0:
+            state.start(cooling)
         else:
             state.absorb(log_v, cooling)
         state.move(state.factor)
