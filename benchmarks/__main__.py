@@ -35,6 +35,7 @@ def options() -> argparse.Namespace:
     add("--contenders", nargs="+", default=[], metavar="PART", help="parts of names; otlabel's default always runs")
     add("--rounds", type=int, default=7, help="most interleaved repetitions (default 7)")
     add("--budget", type=float, default=5.0, help="seconds of a call; longer ones are predicted (default 5)")
+    add("--patience", type=float, default=60.0, help="the same for what cannot be predicted, if none else is correct")
     add("--memory-limit", type=float, default=12.0, help="gigabytes a contender may need (default 12)")
     add("--reference-limit", type=float, default=120.0, help="seconds of a float64 reference run (default 120)")
     add("--threads", type=int, default=1, help="threads of every contender (default 1)")
@@ -43,6 +44,7 @@ def options() -> argparse.Namespace:
     chosen.out = chosen.out or Path("benchmarks/results", chosen.device)
     if chosen.dry_run:
         chosen.budget, chosen.reference_limit = min(chosen.budget, 0.2), min(chosen.reference_limit, 2.0)
+        chosen.patience = min(chosen.patience, 0.2)
     chosen.variants = chosen.variants or ["plain", "prior", "marginal", "mask"]
     return chosen
 

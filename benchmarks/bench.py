@@ -1,5 +1,6 @@
 """The run: every cell (workload, kind, variant, epsilon, goal) with all contenders interleaved."""
 
+import math
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ from benchmarks.measure import Entrant, paired_ratio, take_turns
 from benchmarks.memory import peak_bytes
 from benchmarks.records import Records, cell_of
 from benchmarks.reference import Reference, converged_labels, reference, truncated_labels
+from benchmarks.summary import COUNTS
 from benchmarks.workloads import VARIED, WORKLOADS, Problem, Workload, problem_of
 
 
@@ -28,6 +30,7 @@ class Plan:
         contenders: Parts of names; empty for all.
         rounds: Most interleaved repetitions.
         budget: Seconds of a call; a longer one is predicted instead of made.
+        patience: Seconds of a call that cannot be predicted, as long as no faster peer is correct.
         memory_limit: Gigabytes of a contender.
         reference_limit: Seconds of a float64 reference run.
         device: "cpu" or "cuda".
@@ -42,6 +45,7 @@ class Plan:
     contenders: Sequence[str]
     rounds: int
     budget: float
+    patience: float
     memory_limit: float
     reference_limit: float
     device: str
@@ -77,7 +81,9 @@ def run(plan: Plan, records: Records) -> None:
             continue
         problem = problem_of(plan.workload(key["workload"]), key["kind"], key["variant"], key["epsilon"], plan.device)
         yardstick = _reference(plan, problem, key, records)
-        entries = Entries(problem, yardstick, budget=plan.budget, memory_limit=plan.memory_limit)
+        entries = Entries(
+            problem, yardstick, budget=plan.budget, patience=plan.patience, memory_limit=plan.memory_limit
+        )
         for goal in goals:
             start = time.perf_counter()
             _cell(plan, entries, goal, key | {"goal": goal.name}, records)
@@ -102,10 +108,13 @@ def _cell(plan: Plan, entries: Entries, goal: Goal, key: dict[str, Any], records
     elif yardstick.log_v is not None:
         expected = converged_labels(problem, yardstick.log_v)
     entered: list[Entry] = []
-    own = None
+    own = best = None
     for contender in plan.chosen():
-        entered.append(entries.enter(contender, goal, expected, own))
+        entry = entries.enter(contender, goal, expected, own, best)
+        entered.append(entry)
         own = own or (entered[0].seconds if entered[0].counts else None)
+        if contender.family != DEFAULT.family and entry.record["status"] in COUNTS:
+            best = min(entry.record["seconds"], best or math.inf)
     del expected
     running = {entry.contender.name: entry for entry in entered if entry.counts}
     entrants = {name: Entrant(name, entry.call, entry.seconds) for name, entry in running.items()}

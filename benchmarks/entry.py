@@ -16,8 +16,8 @@ from benchmarks.workloads import Problem
 OURS, PEERS = 1.1, 2.0  # accepted errors as multiples of the tolerance asked for
 FIXED_DIFFERENCE = 0.01  # labels of the fixed mode may differ by that much: float32 scores / 0.001 are good to 1e-4
 FORBIDDEN = 1e-6
-SLOW = "not within budget"
-PATIENCE = 20.0  # otlabel's default is given so many budgets
+SLOW = "not within"  # and a number of seconds
+OUR_BUDGETS = 20.0  # otlabel's default is given so many
 
 
 @dataclass(frozen=True)
@@ -57,16 +57,21 @@ class Entry:
 class Entries:
     """Prepares contenders for one problem; inputs and costs per iteration are kept for all goals."""
 
-    def __init__(self, problem: Problem, reference: Reference, *, budget: float, memory_limit: float) -> None:
+    def __init__(
+        self, problem: Problem, reference: Reference, *, budget: float, patience: float, memory_limit: float
+    ) -> None:
         self.problem, self.reference = problem, reference
-        self.budget, self.memory_limit = budget, memory_limit
+        self.budget, self.patience, self.memory_limit = budget, patience, memory_limit
         self.device = problem.scores.device
         self._runs: dict[str, Run] = {}
         self._costs: dict[str, tuple[float, float, str]] = {}
         self._searches: dict[str, dict[int, tuple[float, float]]] = {}
         self._slow: dict[str, tuple[float, float, dict[str, Any]]] = {}
+        self._broken: dict[str, str] = {}
 
-    def enter(self, contender: Contender, goal: Goal, expected: Tensor | None, own: float | None) -> Entry:
+    def enter(
+        self, contender: Contender, goal: Goal, expected: Tensor | None, own: float | None, best: float | None
+    ) -> Entry:
         """Find the setting with which the contender reaches the goal, by running it.
 
         Args:
@@ -74,13 +79,14 @@ class Entries:
             goal: What for.
             expected: float64 labels to compare with, or None.
             own: Seconds of otlabel's default; whoever needs less than twice that is always run.
+            best: Seconds of the fastest correct peer so far: only whoever needs less can be the fastest.
         """
         entry = Entry(contender)
         absent = self._absent(contender, goal)
         if absent:
             entry.record = {"status": "skipped", "reason": absent}
             return entry
-        limit = self.budget * PATIENCE if contender is DEFAULT else max(self.budget, 2 * (own or 0))
+        limit = self._limit(contender, goal, own, best)
         if contender.name not in self._runs:
             prepared = attempt(lambda: contender.prepare(self.problem), self.device, limit=300)
             if prepared.failure:
@@ -105,6 +111,14 @@ class Entries:
         if goal.tol and entry.record.get("reason", "").startswith(SLOW):
             self._slow[contender.name] = (goal.tol, limit, entry.record)
         return entry
+
+    def _limit(self, contender: Contender, goal: Goal, own: float | None, best: float | None) -> float:
+        """Seconds of a call. A peer that stops by itself cannot be predicted: it runs until it cannot be the best."""
+        if contender is DEFAULT:
+            return self.budget * OUR_BUDGETS
+        limit = max(self.budget, 2 * (own or 0))
+        is_waited_for = goal.tol and contender.stop != "told" and contender.family != DEFAULT.family
+        return max(limit, min(self.patience, best or self.patience)) if is_waited_for else limit
 
     def _too_slow_before(self, entry: Entry, goal: Goal, limit: float) -> bool:
         """Whether it missed a looser tolerance in no less time: then it is not asked again."""
@@ -136,10 +150,14 @@ class Entries:
         if not counts:
             reason = f"float64 Sinkhorn is at error {self.reference.error:.0e} after {self.reference.iterations:,}"
             entry.record = record | {"status": "lower bound", "reason": reason}
+        elif predicted > limit and entry.contender.name in self._broken:
+            entry.fail(self._broken[entry.contender.name])  # more iterations do not mend what fewer broke
         elif predicted > limit:
             entry.record = record | {"status": "extrapolated"}
-        else:
-            self._try(entry, Ask(iterations=tuple(counts)), goal, expected, 4 * limit)
+        elif not self._try(entry, Ask(iterations=tuple(counts)), goal, expected, 4 * limit):
+            reason = entry.record["reason"]
+            if goal.tol and not reason.startswith(SLOW):
+                self._broken[entry.contender.name] = reason
 
     def _cost(self, entry: Entry, limit: float) -> tuple[float, float, str]:
         """Seconds of the first iteration and of each further one, or why it fails at once."""
@@ -183,7 +201,7 @@ class Entries:
                 return
             stalls = count > 500 and error > 0.9 * tried[count // 4][0]
             if stalls or 2 * seconds > limit:
-                why = "stalls" if stalls else SLOW
+                why = "stalls" if stalls else f"{SLOW} {limit:.2g} s"
                 entry.fail(f"{why}, error {error:.0e} after {count:,} iterations")
                 return
             count *= 2
@@ -223,7 +241,7 @@ class Entries:
         elif before.counts:
             entry.ask, entry.seconds, entry.record = before.ask, before.seconds, before.record
         else:
-            entry.fail(f"{SLOW}, error {error:.0e}")
+            entry.fail(f"{SLOW} {limit:.2g} s, error {error:.0e}")
 
     # ---------------------------------------------------------------- one checked call
 

@@ -53,7 +53,7 @@ def attempt(call: Callable[[], Any], device: torch.device, limit: float) -> Tria
             answer = call()
             wait(device)
     except TimeoutError:
-        return Trial(failure="not within budget")
+        return Trial(failure=f"not within {limit:.2g} s")
     except Warning as warning:  # one that a contender has turned into an error says it all
         return Trial(failure=" ".join(str(warning).removeprefix("Warning: ").split()))
     except Exception as error:  # noqa: BLE001 - whatever another library raises is a result here

@@ -44,7 +44,7 @@ def _machine(records: Records, header: dict[str, Any]) -> str:
 
 
 def _rules(header: dict[str, Any]) -> str:
-    budget, rounds = header.get("budget"), header.get("rounds")
+    budget, patience, rounds = header.get("budget"), header.get("patience"), header.get("rounds")
     return f"""## How to read the numbers
 
 * Times are medians of wall-clock milliseconds over {rounds} rounds in which all contenders take turns (3 rounds for
@@ -64,7 +64,9 @@ def _rules(header: dict[str, Any]) -> str:
   the error is taken.
 * `~` marks a time predicted from the cost of an iteration because the call would pass {budget:g} s (and twice
   otlabel's time). `>` marks a prediction from the iterations after which float64 Sinkhorn was still not there. Neither
-  answer could be checked; `~` counts as correct, `>` does not.
+  answer could be checked; `~` counts as correct, `>` does not. What cannot be predicted (peers that stop by
+  themselves) is given {patience:g} s, or the time of the best correct peer before it in the table if that is less: it
+  cannot be the best if it takes longer.
 * The variants (class prior, skewed proportions, 20 % of the labels forbidden) are run by all contenders: priors shift
   the cost, a forbidden label gets -inf (loops) or a cost far above the others (libraries).
 * POT's stabilised method runs with `tau=1e9`: with the default it loses the mass of the plan from 1,000 samples on.

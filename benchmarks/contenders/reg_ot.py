@@ -66,7 +66,7 @@ class RegOt(Contender):
             try:
                 code = subprocess.run(command, timeout=seconds + load, check=False, env=os.environ).returncode
             except subprocess.TimeoutExpired:
-                return "not within budget"
+                return f"not within {seconds:.2g} s"
             return f"ended with code {code}" if code else ""
 
 
