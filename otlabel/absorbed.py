@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from otlabel.kernel import LOWEST, DenseKernel, block_entries, label_dtype, threads, within
+from otlabel.kernel import LOWEST, DenseKernel, block_entries, label_dtype, numbers, threads, within
 from otlabel.pages import empty
 from otlabel.products import FETCHED_ROW, GROUP_ROWS, LONG_ROW, Products, divisor, row_sums
 
@@ -193,7 +193,7 @@ class AbsorbedKernel:
                     block.sub_(prior_peak)
             block.exp_()
             if mask is not None:
-                block.mul_(within(mask, problems, rows))
+                block.mul_(numbers(within(mask, problems, rows)))
         self.log_v, self.shift = None, top * scale + prior_peak
 
     def absorb(self, log_v: Float[Tensor, "b k"], cooling: float = 1.0, *, is_rough: bool = False) -> None:
@@ -225,9 +225,9 @@ class AbsorbedKernel:
             allowed = block > -torch.inf if kernel.has_infinities else None
             block.clamp_(min=floor).exp_()  # exponentials that underflow are slow
             if allowed is not None:
-                block.mul_(allowed)
+                block.mul_(numbers(allowed))
             if kernel.mask is not None:
-                block.mul_(within(kernel.mask, problems, rows))
+                block.mul_(numbers(within(kernel.mask, problems, rows)))
         assert shift is not None  # noqa: S101 - for the type checker
         self.log_v, self.shift = log_v, shift
 

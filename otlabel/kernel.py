@@ -245,7 +245,7 @@ class DenseKernel:
             if lowest == -math.inf:
                 block.masked_fill_(forbidden, lowest)
             else:
-                block.add_(forbidden, alpha=lowest)
+                block.add_(numbers(forbidden), alpha=lowest)
         return block
 
     def _exp_block(
@@ -291,6 +291,11 @@ def threads() -> int:
 def label_dtype(dtype: torch.dtype) -> torch.dtype:
     """Labels of half-precision scores are float32: rows of bfloat16 labels could not sum to one."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def numbers(truth: Tensor) -> Tensor:
+    """A boolean tensor to calculate with: its bytes on the CPU, where they become floats several times faster."""
+    return truth.view(torch.uint8) if truth.is_cpu and not torch.compiler.is_compiling() else truth
 
 
 def within(value: Tensor, problems: slice, rows: slice = slice(None)) -> Tensor:

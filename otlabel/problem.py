@@ -24,7 +24,7 @@ from otlabel.errors import (
     require_numbers,
     value_range,
 )
-from otlabel.kernel import DenseKernel, label_dtype
+from otlabel.kernel import DenseKernel, label_dtype, numbers
 from otlabel.sides import TOTAL_SLACK, Relax, Side, build_side
 
 # A marginal is renormalised exactly; further from 1 than this (or than the rounding of its dtype) it is a mistake.
@@ -441,11 +441,14 @@ def check_log_prior(log_prior: object, scores: Tensor, *, reads_values: bool = T
 
 
 def check_mask(mask: object, scores: Tensor) -> Tensor:
-    """Raise unless `mask` is a boolean tensor beside the scores."""
+    """Raise unless `mask` is a boolean tensor beside the scores; on the CPU its bytes are 0 and 1."""
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
         raise TypeError(f"`mask` must be a boolean torch.Tensor, got {got}. False forbids a label; try `mask.bool()`.")
-    return _beside(mask, scores, "mask")
+    mask = _beside(mask, scores, "mask")
+    # Bytes that became a mask by `view` may be others; for torch all but 0 are True.
+    number = numbers(mask)
+    return mask if number is mask or number.numel() == 0 or number.amax() <= 1 else number != 0
 
 
 def _sample_weight(
@@ -561,6 +564,11 @@ def _check_feasible(kernel: DenseKernel, classes: Side, samples: Side, limits: t
         )
 
 
+def _sums(weight: Tensor, allowed: Tensor) -> Tensor:
+    """Weight of the samples of each class, shape (batch, k)."""
+    return torch.bmm(weight.to(allowed.dtype).unsqueeze(1), allowed).squeeze(1)
+
+
 class _Room:
     """Where samples may go, in one sweep over blocks of rows."""
 
@@ -568,6 +576,9 @@ class _Room:
         self.kernel, self.limits, self.is_exact = kernel, limits, is_exact
         self.k = takes.shape[-1]
         self.takes = None if takes.all() else takes[:, None]
+        self.is_alike = is_exact and kernel.given_weight is None
+        # Counts of samples and of classes are exact in float32, sums of weights are not.
+        self.dtype = torch.float32 if self.is_alike else torch.float64
         self.first_stuck: tuple[int, int] | None = None
 
     def tally(self, weight: Tensor, counts: Tensor) -> dict[str, Tensor]:
@@ -579,37 +590,40 @@ class _Room:
         """
         batch, k = weight.shape[0], self.k
         stuck = torch.zeros((), dtype=torch.int64, device=weight.device)
-        sums = weight.new_zeros(batch, 3, k)
+        members, reachable, confined = (weight.new_zeros(batch, k) for _ in range(3))
         is_exhaustive = self.is_exact and k <= EXHAUSTIVE_CLASSES
-        sets = weight.new_zeros(batch, 2**k) if is_exhaustive else sums[:, 2]
-        powers = 2.0 ** torch.arange(k, dtype=weight.dtype, device=weight.device)
+        sets = weight.new_zeros(batch, 2**k) if is_exhaustive else confined
+        powers = 2.0 ** torch.arange(k, dtype=self.dtype, device=weight.device)
         for rows in self.kernel.row_blocks():
-            allowed = self._allowed(rows)
-            mass, choices = weight[:, rows], allowed.sum(dim=-1)
-            is_stuck = (mass > 0) & (choices == 0)
-            stuck += is_stuck.sum()
-            if self.first_stuck is None and is_stuck.any():
-                problem, row = (int(index) for index in is_stuck.nonzero()[0])
-                self.first_stuck = problem, row + rows.start
-            lone = mass * (choices == 1)
-            sums += torch.bmm(torch.stack([counts[:, rows].to(mass.dtype), mass, lone], dim=1), allowed)
+            allowed, mass = self._allowed(rows), weight[:, rows]
+            choices = torch.bmm(allowed.new_ones(batch, 1, k), allowed.mT).squeeze(1)
+            members += _sums(counts[:, rows], allowed)
+            if not self.is_alike:
+                reachable += _sums(mass, allowed)
+            if choices.amin() < 2:
+                is_stuck = (mass > 0) & (choices == 0)
+                stuck += is_stuck.sum()
+                if self.first_stuck is None and is_stuck.any():
+                    problem, row = (int(index) for index in is_stuck.nonzero()[0])
+                    self.first_stuck = problem, row + rows.start
+                confined += _sums(mass * (choices == 1), allowed.to(mass.dtype))
             if is_exhaustive:
                 sets.scatter_add_(1, (allowed @ powers).to(torch.int64), mass)
-        found = {"members": sums[:, 0], "stuck": stuck}
+        found = {"members": members, "stuck": stuck}
         if self.is_exact:
             found["confined"] = sets
             if not is_exhaustive:
-                found["reachable"] = sums[:, 1]
+                found["reachable"] = members * weight.amax(dim=1, keepdim=True) if self.is_alike else reachable
         return found
 
     def _allowed(self, rows: slice) -> Tensor:
-        """1 where a label is allowed, else 0, float64."""
+        """1 where a label is allowed, else 0."""
         kernel = self.kernel
-        allowed = None if kernel.mask is None else kernel.mask[:, rows].to(torch.float64)
+        allowed = None if kernel.mask is None else numbers(kernel.mask[:, rows]).to(self.dtype)
         for name, value in ((SCORES, kernel.scores), (PRIOR, kernel.log_prior)):
             if name in self.limits and value is not None:
-                finite = value[:, rows] > -torch.inf
-                allowed = finite.to(torch.float64) if allowed is None else allowed.mul_(finite)
+                finite = numbers(value[:, rows] > -torch.inf)
+                allowed = finite.to(self.dtype) if allowed is None else allowed.mul_(finite)
         assert allowed is not None  # noqa: S101 - for the type checker: something limits the labels
         return allowed if self.takes is None else allowed.mul_(self.takes)
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from otlabel.absorbed import ACCURATE_ROW, DIRECT_RANGE, FLOOR, TILE_ENTRIES, is_uncut
-from otlabel.kernel import LOWEST
+from otlabel.kernel import LOWEST, numbers
 from otlabel.pages import empty
 from otlabel.problem import LabelProblem
 from otlabel.products import products
@@ -114,13 +114,13 @@ class LeanIterate:
             block.clamp_(min=FLOOR[dtype])  # exponentials that underflow are slow
         block.exp_()
         if allowed is not None:
-            block.mul_(allowed)
-        return block if mask is None else block.mul_(mask)
+            block.mul_(numbers(allowed))
+        return block if mask is None else block.mul_(numbers(mask))
 
     def _shift_both(self, block: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Subtract from the exponents the largest of each class, then of each sample; the shifts of both."""
         if mask is not None:
-            block.add_(~mask, alpha=LOWEST)
+            block.add_(numbers(~mask), alpha=LOWEST)
         weight = self._cut(self.problem.kernel.given_weight)
         highest = (block if weight is None else block + weight.unsqueeze(-1).log()).amax(dim=-2)
         highest.masked_fill_(highest < 0.5 * LOWEST, 0.0)

@@ -508,6 +508,18 @@ def test_fully_masked_weightless_sample_has_a_zero_label(order, tol):
     ).all()
 
 
+@pytest.mark.parametrize("tol", [None, 1e-6])
+@pytest.mark.parametrize("epsilon", [0.5, 0.005])
+def test_mask_whose_bytes_are_not_ones_forbids_as_any(epsilon, tol):
+    # Images hold 255; `view` keeps the bytes, and torch takes all but 0 for True.
+    bytes_ = torch.where(randn(40, 5, seed=2) < 1.0, 255, 0).to(torch.uint8)
+    solver = Sinkhorn(max_iter=3, tol=None) if tol is None else Auto(tol=tol)
+    have = sinkhorn_label(randn(40, 5), epsilon=epsilon, mask=bytes_.view(torch.bool), solver=solver)
+    assert torch.equal(
+        have.labels, sinkhorn_label(randn(40, 5), epsilon=epsilon, mask=bytes_ > 0, solver=solver).labels
+    )
+
+
 def test_fully_masked_weightless_sample_has_hard_label_minus_one():
     scores = randn(4, 2)
     scores[3] = -torch.inf
