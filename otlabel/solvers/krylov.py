@@ -1,4 +1,8 @@
-"""Conjugate gradients for the Newton system `(diag p - P' diag(a) P) d = b - p` of many classes."""
+"""Conjugate gradients for the Newton system `(diag p - P' diag(a) P) d = b - p` of many classes.
+
+Its diagonal is raised by the damping of each problem, relative to p: far from the optimum undamped directions are
+long, cost many steps, and then are cut.
+"""
 
 import math
 import warnings
@@ -11,6 +15,8 @@ from otlabel.solvers.iterate import Iterate
 
 MOST_STEPS = 200
 MOST_SPARSE_STEPS = 2000
+# More damping keeps classes from the long ways that lie open to them where there are few samples.
+MOST_DAMPING = 0.01
 # The system is worth thinning while at most this share of the labels is kept.
 DENSEST = 0.06
 # Entries that are looked at together, and rows whose largest entries are compared first.
@@ -19,9 +25,11 @@ SIEVE = 8
 
 
 def conjugate_gradient(state: Iterate, gradient: Tensor) -> Tensor:
-    """Solve with one pass over the kernel a step, preconditioned by diag p, each problem to its own accuracy."""
+    """Solve with one pass over the kernel a step, preconditioned by the diagonal, each problem to its own accuracy."""
     mass = state.mass
     kernel, factor = state.kernel, state.factor
+    damping = torch.tensor(state.damping, dtype=mass.dtype, device=mass.device).clamp_max_(MOST_DAMPING)
+    diagonal = mass * (1.0 + damping.unsqueeze(-1))
     size = gradient.abs().sum(dim=-1)
     goal = size.sqrt().clamp_max(0.3) * size
     solution = torch.zeros_like(gradient)
@@ -29,10 +37,10 @@ def conjugate_gradient(state: Iterate, gradient: Tensor) -> Tensor:
     filled = torch.ones_like(gradient) if state.empty is None else (~state.empty).to(gradient.dtype)
     rest = gradient * filled
     rest = rest - filled * (rest.sum(dim=-1, keepdim=True) / filled.sum(dim=-1, keepdim=True))
-    search = scaled = rest / mass
+    search = scaled = rest / diagonal
     energy = (rest * scaled).sum(dim=-1, keepdim=True)
     for _ in range(MOST_STEPS):
-        image = mass * search - kernel.product(factor, search)
+        image = diagonal * search - kernel.product(factor, search)
         curvature = (search * image).sum(dim=-1, keepdim=True)
         sound = (curvature > 0) & (energy > 0)
         length = torch.where(sound, energy / curvature, 0.0)
@@ -40,7 +48,7 @@ def conjugate_gradient(state: Iterate, gradient: Tensor) -> Tensor:
         rest = rest - length * image
         if bool(((rest.abs().sum(dim=-1) <= goal) | ~sound[:, 0]).all()):
             break
-        scaled = rest / mass
+        scaled = rest / diagonal
         following = (rest * scaled).sum(dim=-1, keepdim=True)
         search = scaled + torch.where(sound, following / energy, 0.0) * search
         energy = following
@@ -62,17 +70,18 @@ def sparse_direction(state: Iterate, gradient: Tensor) -> Tensor | None:
     kernel, mass, rest = state.kernel, state.mass[0], gradient[0]
     n, k = kernel.block.shape[1:]
     weight = kernel.weight[0].to(torch.float64)
-    value = value / torch.zeros(n, dtype=value.dtype, device=value.device).index_add_(0, row, value)[row]
-    weighted = value * weight[row]
+    total = torch.zeros(n, dtype=value.dtype, device=value.device).index_add_(0, row, value)
+    value = value / total.index_select(0, row)
+    weighted = value * weight.index_select(0, row)
 
     def over_classes(values: Tensor) -> Tensor:
         return torch.zeros(k, dtype=values.dtype, device=values.device).index_add_(0, column, values)
 
     kept = over_classes(weighted)
-    diagonal = kept + (mass - kept).abs() + 1e-7 * mass
+    diagonal = kept + (mass - kept).abs() + min(state.damping[0], MOST_DAMPING) * mass
     labels = _csr(row, column, value, (n, k))
-    order = torch.argsort(column, stable=True)
-    transposed = _csr(column[order], row[order], weighted[order], (k, n))
+    order = torch.argsort(column.to(torch.int16 if k < 2**15 else torch.int32), stable=True)
+    transposed = _csr(*(part.index_select(0, order) for part in (column, row, weighted)), (k, n))
     scale = 1.0 / (diagonal - over_classes(value * weighted)).clamp_min(1e-12 / k)
     goal = 0.3 * min(0.1, math.sqrt(error)) * rest.abs().sum().item()
     solution = torch.zeros_like(rest)
@@ -94,31 +103,30 @@ def sparse_direction(state: Iterate, gradient: Tensor) -> Tensor | None:
 
 def _thin(kernel: AbsorbedKernel, factor: Tensor, threshold: float) -> tuple[Tensor, Tensor, Tensor] | None:
     """Row, column and size of the labels above the threshold, sorted by row; None where too many to gain by it."""
-    scale = factor[0].to(kernel.dtype)
-    found, most, kept = [], DENSEST * kernel.block.numel(), 0
-    block, row_sum = kernel.block[0], kernel.row_sum[0]
+    scale, most, kept = factor[0].to(kernel.dtype), DENSEST * kernel.block.numel(), 0
+    block, row_scale = kernel.block[0], kernel.row_sum[0].reciprocal().unsqueeze(-1)
     n, k = block.shape
     step = max(SIEVE, THINNED_ENTRIES // k // SIEVE * SIEVE)
+    room = block.new_empty(min(step, n), k)
+    places, values = [], []
     for start in range(0, n, step):
-        rows = block[start : start + step] / row_sum[start : start + step, None]
-        if rows.shape[0] % SIEVE:
-            labels = rows.mul_(scale)
-            row, column = (labels > threshold).nonzero(as_tuple=True)
-            value = labels[row, column]
-        else:
-            # Searching all entries is slow, finding which groups of rows hold something is not.
-            groups = rows.view(-1, SIEVE, k)
-            group, column = (groups.amax(dim=1).mul_(scale) > threshold).nonzero(as_tuple=True)
-            candidates = groups[group, :, column].mul_(scale[column, None])
-            hit, within = (candidates > threshold).nonzero(as_tuple=True)
-            row, column, value = group[hit] * SIEVE + within, column[hit], candidates[hit, within]
-        kept += value.shape[0]
+        rows = torch.mul(block[start : start + step], row_scale[start : start + step], out=room[: n - start])
+        # Searching all entries is slow; finding which columns of so many parts hold something is not.
+        parts = SIEVE if rows.shape[0] % SIEVE == 0 else 1
+        largest = rows.view(parts, -1, k).amax(dim=0).mul_(scale)
+        at = (largest > threshold).view(-1).nonzero().squeeze(-1)
+        cut = rows.view(parts, -1)
+        candidates = cut.index_select(1, at).mul_(scale.index_select(0, at % k)).view(-1)
+        hit = (candidates > threshold).nonzero().squeeze(-1)
+        kept += hit.shape[0]
         if kept > most:
             return None
-        found.append((row + start, column, value.to(torch.float64)))
-    row, column, value = (torch.cat(parts) for parts in zip(*found, strict=True))
-    order = torch.argsort(row, stable=True)
-    return row[order], column[order], value[order]
+        part = hit // max(1, at.shape[0])
+        places.append(at.index_select(0, hit - part * at.shape[0]).add_(part, alpha=cut.shape[1]).add_(start * k))
+        values.append(candidates.index_select(0, hit))
+    place = torch.cat(places)
+    row = place // k
+    return row, place - row * k, torch.cat(values).to(torch.float64)
 
 
 def _csr(row: Tensor, column: Tensor, value: Tensor, shape: tuple[int, int]) -> Tensor:
