@@ -79,9 +79,10 @@ def sparse_direction(state: Iterate, gradient: Tensor) -> Tensor | None:
 
     kept = over_classes(weighted)
     diagonal = kept + (mass - kept).abs() + min(state.damping[0], MOST_DAMPING) * mass
-    labels = _csr(row, column, value, (n, k))
+    labels = _csr(row, column, value, shape=(n, k))
     order = torch.argsort(column.to(torch.int16 if k < 2**15 else torch.int32), stable=True)
-    transposed = _csr(*(part.index_select(0, order) for part in (column, row, weighted)), (k, n))
+    by_column = (part.index_select(0, order) for part in (column, row, weighted))
+    transposed = _csr(*by_column, shape=(k, n))
     scale = 1.0 / (diagonal - over_classes(value * weighted)).clamp_min(1e-12 / k)
     goal = 0.3 * min(0.1, math.sqrt(error)) * rest.abs().sum().item()
     solution = torch.zeros_like(rest)
@@ -129,7 +130,7 @@ def _thin(kernel: AbsorbedKernel, factor: Tensor, threshold: float) -> tuple[Ten
     return row, place - row * k, torch.cat(values).to(torch.float64)
 
 
-def _csr(row: Tensor, column: Tensor, value: Tensor, shape: tuple[int, int]) -> Tensor:
+def _csr(row: Tensor, column: Tensor, value: Tensor, *, shape: tuple[int, int]) -> Tensor:
     """Compressed rows from entries sorted by row."""
     start = torch.zeros(shape[0] + 1, dtype=torch.int64, device=row.device)
     start[1:] = torch.bincount(row, minlength=shape[0]).cumsum(0)
