@@ -293,19 +293,19 @@ def test_forty_passes_at_most(solver, monkeypatch):
     assert reported <= 40
 
 
+def test_sinkhorn_needs_many(monkeypatch):
+    """The measure of the one above."""
+    reported, made = passes(Sinkhorn(max_iter=10_000), monkeypatch)
+    assert reported == made
+    assert 1000 < reported < 3000
+
+
 def test_skewed_proportions_of_many_classes_take_fifty_passes_at_most():
     """Without damping, conjugate gradients need 75."""
     share = 1.0 / torch.arange(1, 301)
     result = sinkhorn_marginal_label(clustered(1200, 300), share / share.sum(), epsilon=0.005, solver=Newton(tol=1e-3))
     assert result.converged
     assert result.n_iter <= 50
-
-
-def test_sinkhorn_needs_many(monkeypatch):
-    """The measure of the one above."""
-    reported, made = passes(Sinkhorn(max_iter=10_000), monkeypatch)
-    assert reported == made
-    assert 1000 < reported < 3000
 
 
 # ---------------------------------------------------------------- calls

@@ -439,11 +439,11 @@ DEFAULTS = {
     Anderson: {"max_iter": 1000, "tol": 1e-4, "on_failure": "warn", "memory": 8},
     Solver: {"max_iter": 1000, "tol": 1e-4, "on_failure": "warn"},
 }
-# Two values of each setting between which labels and passes differ; only labels where both solve the same systems.
+# Two values of each setting between which labels or passes differ.
 CHANGES = {
     "max_iter": ({"max_iter": 3, "tol": 1e-8, "on_failure": "ignore"}, {"max_iter": 300, "tol": 1e-8}),
     "tol": ({"tol": 1e-1}, {"tol": 1e-8}),
-    "dense_classes": ({"dense_classes": 9, "tol": 1e-2}, {"dense_classes": 10, "tol": 1e-2}),
+    "dense_classes": ({"dense_classes": 9, "tol": 1e-1}, {"dense_classes": 10, "tol": 1e-1}),
     "memory": ({"memory": 1}, {"memory": 8}),
 }
 SETTINGS = [
@@ -479,7 +479,7 @@ def test_every_setting_is_documented(kind):
 def test_setting_changes_the_answer(kind, setting):
     scores = clustered(300, 10).double()
     one, other = (sinkhorn_label(scores, epsilon=0.01, solver=kind(**change)) for change in CHANGES[setting])
-    assert one.n_iter != other.n_iter or setting == "dense_classes"
+    assert one.n_iter != other.n_iter
     assert (one.labels - other.labels).abs().max() > 1e-9
 
 
